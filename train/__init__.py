@@ -1,0 +1,1 @@
+"""The trainer: `python -m train CONFIG [overrides]`. It imports `pst_jax`, never the reverse."""
