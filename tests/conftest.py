@@ -1,0 +1,10 @@
+import os
+import pathlib
+import sys
+
+# Eight fake devices let one process test meshes of 1, 2, 4 and 8.
+os.environ["XLA_FLAGS"] = (
+  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
