@@ -1,0 +1,29 @@
+"""Options for XLA that were measured to help these networks, for `jax.jit(compiler_options=...)`."""
+
+import functools
+
+import jax
+
+# ynn: convolutions go to Eigen instead of XLA's own slow path (jaxlib 0.10.2, on the CPU).
+_MEASURED = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "reduce"}}
+
+
+@functools.cache
+def compiler_options(platform: str | None = None) -> dict[str, str]:
+  """Options for a platform (None: the default backend's); {} where none is known to help.
+
+  Options that the installed jaxlib does not know are left out.
+  """
+  platform = platform or jax.default_backend()
+  options = _MEASURED.get(platform, {})
+  return {name: value for name, value in options.items() if _is_known(platform, name, value)}
+
+
+def _is_known(platform, name, value):
+  probe = jax.jit(lambda x: x, compiler_options={name: value})
+  try:
+    with jax.default_device(jax.local_devices(backend=platform)[0]):
+      probe.lower(0).compile()
+  except Exception:
+    return False
+  return True

@@ -1,0 +1,80 @@
+"""ConvNorm: convolution, BatchNorm, activation (SPEC section 1)."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from pst_jax.layers.base import Layer
+from pst_jax.layers.norm import BatchNorm
+
+# What torch.nn.Conv2d starts from: uniform in +-1/sqrt(fan_in).
+pytorch_conv_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class Conv(Layer):
+  """Convolution without bias, padded by kernel // 2 on every side.
+
+  ('SAME' padding would differ from PyTorch's at stride 2.)
+  """
+
+  features: int
+  kernel: int = 1
+  strides: int = 1
+  depthwise: bool = False
+  kernel_init: Callable = pytorch_conv_init
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "batch height width channels"]
+  ) -> Float[Array, "batch new_height new_width features"]:
+    groups = x.shape[-1] if self.depthwise else 1
+    shape = (self.kernel, self.kernel, x.shape[-1] // groups, self.features)
+    kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+    return jax.lax.conv_general_dilated(
+      x.astype(self.dtype),
+      kernel.astype(self.dtype),
+      window_strides=(self.strides, self.strides),
+      padding=[(self.kernel // 2, self.kernel // 2)] * 2,
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+      feature_group_count=groups,
+    )
+
+
+class ConvNorm(Layer):
+  """Convolution without bias, BatchNorm, then `activation` (None: nothing)."""
+
+  features: int
+  kernel: int = 1
+  strides: int = 1
+  depthwise: bool = False
+  activation: Callable | None = jax.nn.silu
+  kernel_init: Callable = pytorch_conv_init
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "batch height width channels"], train: bool
+  ) -> Float[Array, "batch new_height new_width features"]:
+    x = Conv(
+      self.features,
+      self.kernel,
+      self.strides,
+      self.depthwise,
+      self.kernel_init,
+      name="conv",
+      **self.shared,
+    )(x)
+    x = BatchNorm(name="bn", **self.shared)(x, train)
+    return x if self.activation is None else self.activation(x)
+
+  def affine(self) -> tuple[Float[Array, "channels features"], Float[Array, "features"]]:
+    """Kernel and bias of the affine map that a 1x1 layer is in evaluation, before activation.
+
+    Only after the layer was called: its parameters must exist.
+    """
+    norm, statistics = self.variables["params"]["bn"], self.variables["batch_stats"]["bn"]
+    factor = norm["scale"] * jax.lax.rsqrt(statistics["var"] + self.epsilon)
+    kernel = jnp.squeeze(self.variables["params"]["conv"]["kernel"], (0, 1))
+    return kernel * factor, norm["bias"] - statistics["mean"] * factor

@@ -1,0 +1,120 @@
+"""Names of the networks, and what each is made of."""
+
+import dataclasses
+import difflib
+import fnmatch
+
+import jax.numpy as jnp
+
+from pst_jax import ops
+from pst_jax.models.classifier import Classifier
+
+# name of the depth: (blocks of each stage, kind of block, channels of the neck)
+_DEPTHS = {
+  "18": ((2, 2, 2, 2), "basic", 256),
+  "26": ((2, 2, 2, 2), "bottleneck", 256),
+  "34": ((3, 4, 6, 3), "basic", 256),
+  "50": ((3, 4, 6, 3), "bottleneck", 256),
+  "101": ((3, 4, 23, 3), "bottleneck", 512),
+}
+# The paper's "ResNet-18" has bottleneck blocks: it is what others call ResNet-26.
+_PAPER = {"18": "26", "50": "50", "101": "101"}
+
+
+def _network(depth, family, with_neck):
+  stage_sizes, block, neck_features = _DEPTHS[depth]
+  return {
+    "stage_sizes": stage_sizes,
+    "block": block,
+    "neck_features": neck_features if with_neck else None,
+    "family": family,
+  }
+
+
+_NETWORKS = {
+  **{f"r{name}-cls-pst": _network(depth, "paper", True) for name, depth in _PAPER.items()},
+  **{f"resnet{depth}": _network(depth, "torchvision", False) for depth in _DEPTHS},
+  **{f"resnet{depth}_pst": _network(depth, "torchvision", True) for depth in _DEPTHS},
+}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+  """Names of networks that match a shell pattern, e.g. `list_models("*pst*")`."""
+  return [name for name in _NETWORKS if fnmatch.fnmatch(name, pattern)]
+
+
+def model_options() -> tuple[str, ...]:
+  """Names of the options that `create_model` takes for every network."""
+  fixed = {*_NETWORKS["resnet18"], "parent", "name"}
+  return tuple(f.name for f in dataclasses.fields(Classifier) if f.name not in fixed)
+
+
+def check_model_name(name: str) -> None:
+  """Raises ValueError with the closest names for one that is unknown."""
+  if name not in _NETWORKS:
+    close = difflib.get_close_matches(name, _NETWORKS, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(close)}" if close else "choose one of these"
+    raise ValueError(f"model {name!r} is unknown: {hint}? All: {', '.join(_NETWORKS)}")
+
+
+def create_model(name: str, num_classes: int = 1000, **options) -> Classifier:
+  """A network as a Flax module without parameters.
+
+  >>> model = create_model("resnet18_pst", num_classes=10, stem="small", width=0.25)
+  >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+
+  Args:
+    name: one of `list_models()`.
+    num_classes: length of the logits.
+    **options: fields of `Classifier`: top_k, dtype, group_size (examples that share BatchNorm
+      statistics; None: the whole batch), dropout, stem, width, remat, selection,
+      coarse_implementation, epsilon, momentum.
+
+  Raises:
+    ValueError: unknown name, unknown option, or a value that cannot be.
+  """
+  check_model_name(name)
+  for option in options:
+    if option not in model_options():
+      raise ValueError(
+        f"option {option!r} of model {name} is unknown: the options are "
+        f"{', '.join(model_options())}"
+      )
+  model = Classifier(num_classes=num_classes, **_NETWORKS[name], **options)
+  _check_values(model)
+  return model
+
+
+def _is_whole(value, least):
+  return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+_RULES = {
+  "num_classes": (lambda v: _is_whole(v, 1), "a whole number from 1"),
+  "top_k": (lambda v: _is_whole(v, 0), "a whole number from 0"),
+  "group_size": (lambda v: v is None or _is_whole(v, 1), "a whole number from 1, or None"),
+  "width": (lambda v: isinstance(v, int | float) and v > 0, "a number above 0"),
+  "dropout": (lambda v: isinstance(v, int | float) and 0 <= v < 1, "a number from 0 to below 1"),
+  "stem": (lambda v: v in ("imagenet", "small"), "'imagenet' or 'small'"),
+  "remat": (lambda v: isinstance(v, bool), "True or False"),
+  "selection": (callable, "a function (scores, k, key) -> indices"),
+  "dtype": (
+    lambda v: jnp.issubdtype(jnp.dtype(v), jnp.floating),
+    "a floating type such as jnp.bfloat16",
+  ),
+  "coarse_implementation": (
+    lambda v: v in ops.COARSE_IMPLEMENTATIONS,
+    f"one of {', '.join(ops.COARSE_IMPLEMENTATIONS)}",
+  ),
+}
+
+
+def _check_values(model):
+  for option, (is_allowed, expected) in _RULES.items():
+    value = getattr(model, option)
+    try:
+      allowed = is_allowed(value)
+    except TypeError:
+      allowed = False
+    if not allowed:
+      raise ValueError(f"{option}={value!r} was given, but it must be {expected}")

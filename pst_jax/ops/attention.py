@@ -1,0 +1,123 @@
+"""The two attentions of PST and the gate that joins them (arXiv 2505.12772, section 3).
+
+Token axes follow `jax.nn.dot_product_attention`: [batch, tokens, heads, dim]. Products run in the
+dtype of the inputs and accumulate in float32 or wider; softmax is taken in that wider type.
+"""
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Bool, Float
+
+
+def accumulation_dtype(dtype):
+  """float32, or `dtype` where that is wider: the type of softmax, statistics and parameters."""
+  return jnp.promote_types(dtype, jnp.float32)
+
+
+def split_heads(
+  kv: Float[Array, "batch *space channels"], num_heads: int
+) -> tuple[Float[Array, "batch tokens heads dim"], Float[Array, "batch tokens heads dim"]]:
+  """Keys and values of a map whose 2C channels hold, head after head, first k then v."""
+  tokens = kv.reshape(kv.shape[0], -1, num_heads, kv.shape[-1] // num_heads)
+  k, v = jnp.split(tokens, 2, axis=-1)
+  return k, v
+
+
+def _attend(q, k, v):
+  scores = jnp.einsum(
+    "bnhd,bmhd->bhnm", q, k, preferred_element_type=accumulation_dtype(q.dtype)
+  ) / jnp.sqrt(q.shape[-1])
+  weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+  return jnp.einsum("bhnm,bmhd->bnhd", weights, v)
+
+
+def _attend_dot_product(q, k, v):
+  return jax.nn.dot_product_attention(q, k, v)
+
+
+def _attend_blocked(q, k, v, block_size=256):
+  batch, queries, heads, dim = q.shape
+  blocks = -(-queries // block_size)
+  padded = jnp.pad(q, ((0, 0), (0, blocks * block_size - queries), (0, 0), (0, 0)))
+
+  # Without the checkpoint the backward pass would keep the weights of every block: N x M again.
+  @jax.checkpoint
+  def attend_block(block):
+    return _attend(block, k, v)
+
+  out = jax.lax.map(attend_block, rearrange(padded, "b (n s) h d -> n b s h d", s=block_size))
+  return rearrange(out, "n b s h d -> b (n s) h d")[:, :queries]
+
+
+COARSE_IMPLEMENTATIONS = {
+  "einsum": _attend,
+  "dot_product": _attend_dot_product,
+  "blocked": _attend_blocked,
+}
+
+
+def coarse_attention(
+  q: Float[Array, "batch queries heads dim"],
+  k: Float[Array, "batch coarse heads dim"],
+  v: Float[Array, "batch coarse heads dim"],
+  *,
+  implementation: str = "einsum",
+) -> Float[Array, "batch queries heads dim"]:
+  """softmax(q k^T / sqrt(dim)) v: every fine query attends to every coarse token.
+
+  Args:
+    q: queries of the fine map.
+    k: keys of the coarse map.
+    v: values of the coarse map.
+    implementation: `einsum` builds the queries x coarse matrix; `dot_product` calls
+      `jax.nn.dot_product_attention`; `blocked` takes 256 queries at a time, in the backward pass
+      too, so that memory is O(block x coarse): for detection-size maps.
+
+  Raises:
+    ValueError: for an unknown implementation.
+  """
+  if implementation not in COARSE_IMPLEMENTATIONS:
+    raise ValueError(
+      f"coarse attention implementation {implementation!r} is unknown: "
+      f"choose one of {', '.join(COARSE_IMPLEMENTATIONS)}"
+    )
+  return COARSE_IMPLEMENTATIONS[implementation](q, k, v)
+
+
+def fine_attention(
+  q: Float[Array, "batch queries heads dim"],
+  k: Float[Array, "batch heads children dim"],
+  v: Float[Array, "batch heads children dim"],
+  mask: Bool[Array, "batch heads children"] | None = None,
+) -> Float[Array, "batch queries heads dim"]:
+  """Attention of every query to the children of its head's selected coarse tokens.
+
+  Args:
+    q: queries of the fine map.
+    k: keys of the gathered children; they differ from head to head.
+    v: values of the gathered children.
+    mask: False for children past the border of an odd-sized map; at least one child of every head
+      is True (the upper left child of a coarse token always exists).
+  """
+  dtype = accumulation_dtype(q.dtype)
+  scores = jnp.einsum("bnhd,bhkd->bhnk", q, k, preferred_element_type=dtype)
+  scores = scores / jnp.sqrt(q.shape[-1])
+  if mask is not None:
+    scores = jnp.where(mask[:, :, None, :], scores, jnp.finfo(dtype).min)
+  weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+  return jnp.einsum("bhnk,bhkd->bnhd", weights, v)
+
+
+def gated_fusion(
+  coarse: Float[Array, "batch queries heads dim"],
+  fine: Float[Array, "batch queries heads dim"],
+  kernel: Float[Array, "2*dim dim"],
+  bias: Float[Array, "dim"],
+) -> Float[Array, "batch queries heads dim"]:
+  """g * fine + (1 - g) * coarse with g = sigmoid([coarse; fine] kernel + bias), shared by heads."""
+  dim = coarse.shape[-1]
+  kernel = kernel.astype(coarse.dtype)
+  logits = coarse @ kernel[:dim] + fine @ kernel[dim:]
+  gate = jax.nn.sigmoid(logits.astype(accumulation_dtype(coarse.dtype)) + bias).astype(coarse.dtype)
+  return gate * fine + (1 - gate) * coarse

@@ -1,0 +1,105 @@
+"""Which coarse tokens the fine branch opens, and where their children lie."""
+
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from pst_jax.ops.attention import accumulation_dtype
+
+
+class Selection(Protocol):
+  """A rule that picks `k` coarse tokens for every image and head; write your own as a function."""
+
+  def __call__(
+    self, scores: Float[Array, "batch heads coarse"], k: int, key: PRNGKeyArray | None
+  ) -> Int[Array, "batch heads {k}"]: ...
+
+
+def token_scores(
+  q: Float[Array, "batch queries heads dim"], k: Float[Array, "batch coarse heads dim"]
+) -> Float[Array, "batch heads coarse"]:
+  """Mean over the queries of q k^T / sqrt(dim), without the queries x coarse matrix.
+
+  The mean of the products is the product of the mean: (mean_n q_n) k^T / sqrt(dim).
+  """
+  dtype = accumulation_dtype(q.dtype)
+  mean_query = jnp.mean(q, axis=1, dtype=dtype)
+  scores = jnp.einsum("bhd,bmhd->bhm", mean_query, k, preferred_element_type=dtype)
+  return scores / jnp.sqrt(q.shape[-1])
+
+
+def select_top_k(scores, k, key=None):
+  """The `k` highest scores; of equal ones the lower index. Ignores the key."""
+  del key
+  return jax.lax.top_k(scores, k)[1]
+
+
+def select_gumbel(scores, k, key):
+  """Samples `k` tokens without replacement, with probability softmax(scores).
+
+  The k largest of scores + Gumbel noise are such a sample (Kool et al., arXiv 1903.06059).
+  """
+  if key is None:
+    raise ValueError(
+      "Gumbel selection got no PRNG key: call apply(..., rngs={'selection': jax.random.key(0)})"
+    )
+  return select_top_k(scores + jax.random.gumbel(key, scores.shape, scores.dtype), k)
+
+
+def select_random(scores, k, key):
+  """`k` tokens chosen uniformly without replacement: the baseline that ignores the scores."""
+  if key is None:
+    raise ValueError(
+      "random selection got no PRNG key: call apply(..., rngs={'selection': jax.random.key(0)})"
+    )
+  return select_top_k(jax.random.uniform(key, scores.shape), k)
+
+
+SELECTIONS: dict[str, Selection] = {
+  "top_k": select_top_k,
+  "gumbel": select_gumbel,
+  "random": select_random,
+}
+
+
+def check_pyramid(fine: tuple[int, int], coarse: tuple[int, int], top_k: int) -> None:
+  """Raises ValueError unless `coarse` is `fine` halved (rounded up) and has `top_k` tokens."""
+  expected = ((fine[0] + 1) // 2, (fine[1] + 1) // 2)
+  if coarse != expected:
+    raise ValueError(
+      f"the coarse map is {coarse[0]}x{coarse[1]}, but a fine map of {fine[0]}x{fine[1]} needs "
+      f"{expected[0]}x{expected[1]}: give two neighbouring levels of one pyramid"
+    )
+  tokens = coarse[0] * coarse[1]
+  if not 0 <= top_k <= tokens:
+    raise ValueError(
+      f"top_k={top_k} coarse tokens were asked for, but the coarse map of "
+      f"{coarse[0]}x{coarse[1]} has {tokens}: choose top_k between 0 and {tokens}"
+    )
+
+
+def child_indices(
+  selected: Int[Array, "batch heads k"], coarse: tuple[int, int], fine: tuple[int, int]
+) -> tuple[Int[Array, "batch heads 4*k"], Bool[Array, "batch heads 4*k"]]:
+  """Positions in the fine map of the 2x2 children of coarse tokens.
+
+  Coarse token (r, c) has the fine tokens (2r + dr, 2c + dc), dr, dc in {0, 1}.
+
+  Args:
+    selected: indices into the flattened coarse map.
+    coarse: height and width of the coarse map.
+    fine: height and width of the fine map; odd sizes are allowed.
+
+  Returns:
+    Indices into the flattened fine map, and a mask that is False for children past its border
+    (their index is 0, so that it may be gathered).
+  """
+  row, column = jnp.divmod(selected[..., None], coarse[1])
+  row = 2 * row + jnp.array([0, 0, 1, 1])
+  column = 2 * column + jnp.array([0, 1, 0, 1])
+  inside = (row < fine[0]) & (column < fine[1])
+  index = jnp.where(inside, row * fine[1] + column, 0)
+  flat = (*selected.shape[:-1], 4 * selected.shape[-1])
+  return index.reshape(flat), inside.reshape(flat)

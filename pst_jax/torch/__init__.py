@@ -1,0 +1,25 @@
+"""PyTorch twins of the networks: plain `torch.nn.Module`s that load the same weights.
+
+State-dict names, shapes and order are those of the authors' checkpoints (r*-cls-pst,
+yolo11*-cls-pst) and of torchvision (resnet*). Tensors are NCHW. Needs the extra `torch`.
+"""
+
+try:
+  from torch import nn as _nn  # noqa: F401
+except ImportError as error:
+  raise ImportError("pst_jax.torch needs PyTorch: pip install 'pst_jax[torch]'") from error
+
+from pst_jax.torch.layers import PST, ConvNorm, PSTBlock, PyramidSparseAttention, set_top_k
+from pst_jax.torch.network import Network
+from pst_jax.torch.registry import create_model, list_models
+
+__all__ = [
+  "PST",
+  "ConvNorm",
+  "Network",
+  "PSTBlock",
+  "PyramidSparseAttention",
+  "create_model",
+  "list_models",
+  "set_top_k",
+]
