@@ -5,6 +5,11 @@ fields (`--optim.learning-rate 0.1`). The resolved config is saved as `config.js
 """
 
 import dataclasses
+import difflib
+import json
+import pathlib
+import runpy
+import typing
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -126,6 +131,118 @@ class Config:
   checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
 
-def to_dict(config: Config) -> dict:
-  """The config as nested plain values, ready for JSON."""
-  return dataclasses.asdict(config)
+# Fields that change neither the result nor the record of a run, so that a resumed run may differ.
+RESUME_MAY_CHANGE = frozenset(
+  {"run_dir", "data.data_dir", "data.threads", "data.workers", "data.prefetch"}
+)
+
+_POSITIVE = "a number above 0", lambda v: v > 0
+_NOT_NEGATIVE = "a number from 0", lambda v: v >= 0
+_SHARE = "a number from 0 to below 1", lambda v: 0 <= v < 1
+_RULES = {
+  "epochs": _POSITIVE,
+  "batch_size": _POSITIVE,
+  "eval_batch_size": _POSITIVE,
+  "eval_every_epochs": _POSITIVE,
+  "eval_top_k": ("one or more numbers from 0", lambda v: len(v) > 0 and min(v) >= 0),
+  "label_smoothing": _SHARE,
+  "ema_decay": _SHARE,
+  "fsdp": _POSITIVE,
+  "log_every": _POSITIVE,
+  "data.image_size": _POSITIVE,
+  "data.min_scale": ("a number above 0, at most 1", lambda v: 0 < v <= 1),
+  "data.max_shift": _NOT_NEGATIVE,
+  "data.eval_crop": ("a number above 0, at most 1", lambda v: 0 < v <= 1),
+  "data.std": ("numbers above 0", lambda v: min(v) > 0),
+  "data.threads": _POSITIVE,
+  "data.workers": _NOT_NEGATIVE,
+  "data.prefetch": _POSITIVE,
+  "data.synthetic_examples": _POSITIVE,
+  "data.synthetic_classes": _POSITIVE,
+  "optim.learning_rate": _POSITIVE,
+  "optim.warmup_epochs": _NOT_NEGATIVE,
+  "optim.final_factor": ("a number from 0 to 1", lambda v: 0 <= v <= 1),
+  "optim.momentum": _SHARE,
+  "optim.beta2": _SHARE,
+  "optim.weight_decay": _NOT_NEGATIVE,
+  "optim.clip_norm": ("a number above 0, or None", lambda v: v is None or v > 0),
+  "checkpoint.every_epochs": _POSITIVE,
+  "checkpoint.keep_latest": _POSITIVE,
+}
+
+
+def flatten(config: Config) -> dict:
+  """{"batch_size": 256, "model.name": "r18-cls-pst", ...}."""
+  flat = {}
+  for name, value in dataclasses.asdict(config).items():
+    if isinstance(value, dict):
+      flat |= {f"{name}.{key}": inner for key, inner in value.items()}
+    else:
+      flat[name] = value
+  return flat
+
+
+def check(config: Config) -> None:
+  """Raises ConfigError for a value that cannot be."""
+  values = flatten(config)
+  for name, (expected, is_allowed) in _RULES.items():
+    if not is_allowed(values[name]):
+      raise ConfigError(f"{name} is {values[name]!r}, but it must be {expected}")
+
+
+def load_file(path: str) -> Config:
+  """The `config` of a config file; a bare name such as `digits` means configs/digits.py."""
+  file = pathlib.Path(path)
+  if not file.exists() and file.suffix == "" and len(file.parts) == 1:
+    file = pathlib.Path("configs") / f"{path}.py"
+  if not file.is_file():
+    known = sorted(p.as_posix() for p in pathlib.Path("configs").glob("*.py"))
+    raise ConfigError(
+      f"config file {path} was not found: give a path such as {', '.join(known) or 'my_config.py'}"
+    )
+  config = runpy.run_path(str(file)).get("config")
+  if not isinstance(config, Config):
+    raise ConfigError(f"{file} does not assign `config = train.config.Config(...)`: add that line")
+  return config
+
+
+def to_json(config: Config) -> str:
+  return json.dumps(dataclasses.asdict(config), indent=2)
+
+
+def from_json(text: str) -> Config:
+  """The config that `to_json` wrote.
+
+  Raises:
+    ConfigError: for text that is no config, naming the field.
+  """
+  try:
+    return _from_dict(Config, json.loads(text), "")
+  except json.JSONDecodeError as error:
+    raise ConfigError(f"the saved config is no valid JSON: {error}") from None
+
+
+def _from_dict(kind, values, prefix):
+  types = typing.get_type_hints(kind)
+  for name in values:
+    if name not in types:
+      close = difflib.get_close_matches(name, types, n=1) or list(types)
+      raise ConfigError(f"the saved config has an unknown field {prefix}{name}: is it {close[0]}?")
+  fields = {}
+  for name, value in values.items():
+    if dataclasses.is_dataclass(types[name]):
+      value = _from_dict(types[name], value, f"{prefix}{name}.")
+    elif isinstance(value, list):
+      value = tuple(value)
+    fields[name] = value
+  return kind(**fields)
+
+
+def difference(old: Config, new: Config) -> list[str]:
+  """Lines "name: old -> new" of the fields that a resumed run may not change."""
+  before, after = flatten(old), flatten(new)
+  return [
+    f"{name}: {before[name]!r} -> {after[name]!r}"
+    for name in after
+    if before[name] != after[name] and name not in RESUME_MAY_CHANGE
+  ]

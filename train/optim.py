@@ -1,0 +1,47 @@
+"""Learning rate schedule and optimizer."""
+
+import jax
+import optax
+
+from train.config import OptimConfig
+
+
+def make_schedule(config: OptimConfig, total_steps: int, steps_per_epoch: int) -> optax.Schedule:
+  """Learning rate as a function of the step: linear warm-up, then the chosen decay.
+
+  The cosine ends at step `total_steps` with `final_factor` times the peak.
+  """
+  peak, warmup = config.learning_rate, round(config.warmup_epochs * steps_per_epoch)
+  decay_steps = max(total_steps - warmup, 1)
+  after_warmup = {
+    "constant": lambda: optax.constant_schedule(peak),
+    "cosine": lambda: optax.cosine_decay_schedule(peak, decay_steps, config.final_factor),
+    "step": lambda: optax.piecewise_constant_schedule(
+      peak,
+      {
+        max(round(epoch * steps_per_epoch) - warmup, 0): config.step_factor
+        for epoch in config.step_epochs
+      },
+    ),
+  }[config.schedule]()
+  if not warmup:
+    return after_warmup
+  return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after_warmup], [warmup])
+
+
+def decayed(params):
+  """True for kernels; False for BatchNorm scales and every bias, which weight decay spares."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: path[-1].key in ("kernel", "gate_kernel"), params
+  )
+
+
+def make_optimizer(config: OptimConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+  """SGD as PyTorch's (decay joins the gradient, Nesterov momentum, then the rate), or AdamW."""
+  clip = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
+  decay = optax.add_decayed_weights(config.weight_decay, decayed)
+  update = {
+    "sgd": lambda: [decay, optax.trace(config.momentum, nesterov=True)],
+    "adamw": lambda: [optax.scale_by_adam(config.momentum, config.beta2), decay],
+  }[config.name]()
+  return optax.chain(*clip, *update, optax.scale_by_learning_rate(schedule))
