@@ -1,0 +1,246 @@
+"""Data sets as random-access sources of encoded images: digits, synthetic, or any name of TFDS.
+
+A record is `{"image": bytes of an image file, "label": int, "name": str for error messages}`.
+"""
+
+import pathlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from train.config import ConfigError, DataConfig
+
+VERSION_FOLDER = re.compile(r"\d+\.\d+\.\d+")
+# Features that name an example in the data sets of TFDS, most telling first.
+NAME_FEATURES = ("file_name", "filename", "image/filename", "id", "key")
+PREPARE = "tfds build {name} --file_format=array_record --data_dir={data_dir}"
+CONVERT = "tfds convert_format --dataset_version_dir={folder} --out_file_format=array_record"
+
+
+@dataclass(frozen=True)
+class Dataset:
+  """The two splits of a data set; files are opened when their first record is read."""
+
+  train: Sequence[dict[str, Any]]
+  eval: Sequence[dict[str, Any]]
+  num_classes: int
+  class_names: tuple[str, ...] | None
+
+  @property
+  def num_train(self) -> int:
+    return len(self.train)
+
+  @property
+  def num_eval(self) -> int:
+    return len(self.eval)
+
+
+def open_dataset(config: DataConfig) -> Dataset:
+  """Opens `config.dataset` for reading; the digits are prepared on first use.
+
+  Raises:
+    ConfigError: an option is out of range; the data set is not there, not in array_record form, or
+      no labelled images; a split is unknown or empty.
+  """
+  _check(config)
+  if config.dataset == "synthetic":
+    return _open_synthetic(config)
+  data_dir = pathlib.Path(config.data_dir).expanduser().absolute()
+  if config.dataset == "digits":
+    _prepare_digits(data_dir)
+  return _open_tfds(config, _find_folder(config.dataset, data_dir))
+
+
+def _check(config: DataConfig) -> None:
+  allowed = {
+    "image_size": (config.image_size >= 1, "1 or more"),
+    "min_scale": (0 < config.min_scale <= 1, "more than 0 and at most 1"),
+    "max_shift": (0 <= config.max_shift < config.image_size, "from 0 to less than image_size"),
+    "eval_crop": (0 < config.eval_crop <= 1, "more than 0 and at most 1"),
+    "threads": (config.threads >= 1, "1 or more"),
+    "workers": (config.workers >= 0, "0 or more"),
+    "synthetic_examples": (config.synthetic_examples >= 1, "1 or more"),
+    "synthetic_classes": (config.synthetic_classes >= 1, "1 or more"),
+  }
+  for name, (holds, expected) in allowed.items():
+    if not holds:
+      raise ConfigError(f"data.{name} is {getattr(config, name)}, but it must be {expected}.")
+
+
+class SyntheticRecords(Sequence):
+  """Images of random pixels with random labels, made on demand: a function of (split, index)."""
+
+  def __init__(self, split: int, length: int, image_size: int, num_classes: int):
+    self.split, self.length = split, length
+    self.image_size, self.num_classes = image_size, num_classes
+
+  def __len__(self) -> int:
+    return self.length
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    rng = np.random.default_rng((self.split, index))
+    image = rng.integers(256, size=(self.image_size, self.image_size, 3), dtype=np.uint8)
+    return {
+      # BMP is the cheapest form to encode and decode, so that the model's speed is what is seen.
+      "image": cv2.imencode(".bmp", image)[1].tobytes(),
+      "label": int(rng.integers(self.num_classes)),
+      "name": f"record {index} of dataset synthetic",
+    }
+
+
+def _open_synthetic(config: DataConfig) -> Dataset:
+  train, evaluation = (
+    SyntheticRecords(split, config.synthetic_examples, config.image_size, config.synthetic_classes)
+    for split in range(2)
+  )
+  return Dataset(train, evaluation, config.synthetic_classes, class_names=None)
+
+
+class TfdsRecords(Sequence):
+  """One split of a prepared TFDS data set; errors name the record.
+
+  Raises (when a record is read):
+    ConfigError: the record cannot be read, or its label is not in [0, num_classes).
+  """
+
+  def __init__(self, source: Sequence, name: str, num_classes: int):
+    self.source, self.name, self.num_classes = source, name, num_classes
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    name = f"record {index} of {self.name}"
+    try:
+      example = self.source[index]
+      image, label = example["image"], int(example["label"])
+    except Exception as error:  # array_record, protobuf and TFDS each have their own kinds
+      raise ConfigError(
+        f"{name} cannot be read ({type(error).__name__}: {error}): restore the data set's files"
+        " or prepare it again."
+      ) from error
+    for feature in NAME_FEATURES:
+      if feature in example:
+        key = example[feature]
+        name += f" ({key.decode(errors='replace') if isinstance(key, bytes) else key})"
+        break
+    if not 0 <= label < self.num_classes:
+      raise ConfigError(
+        f"{name} has the label {label}, but the data set declares {self.num_classes} classes"
+        f" (0 to {self.num_classes - 1}): prepare it again with the right labels."
+      )
+    return {"image": image, "label": label, "name": name}
+
+
+def _prepare_digits(data_dir: pathlib.Path) -> None:
+  if (data_dir / "digits").is_dir() and _versions(data_dir / "digits"):
+    return
+  # Imported here because scikit-learn takes seconds to import and is needed only once.
+  from train.data import digits
+
+  try:
+    digits.prepare(data_dir)
+  except OSError as error:
+    raise ConfigError(
+      f"dataset digits cannot be written to {data_dir} ({error}): give a folder that can, with"
+      " --data.data-dir."
+    ) from error
+
+
+def _versions(folder: pathlib.Path) -> list[str]:
+  """Complete versions in a data set's folder, oldest first."""
+  found = [
+    path.name
+    for path in folder.iterdir()
+    if VERSION_FOLDER.fullmatch(path.name) and (path / "features.json").exists()
+  ]
+  return sorted(found, key=lambda version: tuple(map(int, version.split("."))))
+
+
+def _find_folder(dataset: str, data_dir: pathlib.Path) -> pathlib.Path:
+  """The folder of `name`, `name/config`, `name:1.2.3` or `name/config:1.2.3`; newest by default."""
+  name, _, version = dataset.partition(":")
+  folder = data_dir / name
+  if folder.is_dir():
+    versions = _versions(folder)
+    if versions and not version:
+      return folder / versions[-1]
+    if version in versions:
+      return folder / version
+    configs = [path.name for path in folder.iterdir() if path.is_dir() and _versions(path)]
+    if versions or configs:
+      have = versions or [f"{name}/{config}" for config in sorted(configs)]
+      raise ConfigError(
+        f"dataset {dataset} is not in {data_dir}, which has {', '.join(have)}: name one of them."
+      )
+  raise ConfigError(
+    f"dataset {dataset} is not in {data_dir}: point --data.data-dir at the folder that holds it, or"
+    f" prepare it with `{PREPARE.format(name=name, data_dir=data_dir)}` where TensorFlow is"
+    " installed."
+  )
+
+
+def _open_tfds(config: DataConfig, folder: pathlib.Path) -> Dataset:
+  # Imported here because it takes most of a second, which --help and `synthetic` need not wait for.
+  import tensorflow_datasets as tfds
+
+  builder = tfds.builder_from_directory(folder)
+  info = builder.info
+  formats = sorted(file_format.value for file_format in info.available_file_formats())
+  if "array_record" not in formats:
+    raise ConfigError(
+      f"dataset {config.dataset} in {folder} is stored as {' and '.join(formats)}, but"
+      f" array_record is needed: convert it with `{CONVERT.format(folder=folder)}` where TensorFlow"
+      " is installed."
+    )
+  _check_features(config.dataset, info.features, tfds)
+  num_classes = info.features["label"].num_classes
+
+  def open_split(split: str) -> TfdsRecords:
+    _check_split(config.dataset, info.splits, split)
+    source = builder.as_data_source(
+      split, decoders={"image": tfds.decode.SkipDecoding()}, file_format="array_record"
+    )
+    return TfdsRecords(source, f"split {split} of dataset {config.dataset}", num_classes)
+
+  return Dataset(
+    train=open_split(config.train_split),
+    eval=open_split(config.eval_split),
+    num_classes=num_classes,
+    class_names=tuple(info.features["label"].names),
+  )
+
+
+def _check_features(dataset: str, features, tfds) -> None:
+  image, label = (dict(features).get(name) for name in ("image", "label"))
+  usable = (
+    isinstance(image, tfds.features.Image)
+    and image.np_dtype == np.uint8
+    and isinstance(label, tfds.features.ClassLabel)
+    and label.num_classes
+  )
+  if not usable:
+    have = ", ".join(f"{name}: {type(feature).__name__}" for name, feature in features.items())
+    raise ConfigError(
+      f"dataset {dataset} has the features {have}, but `image` (an 8-bit Image) and `label` (a"
+      " ClassLabel with its number of classes) are needed: choose another data set."
+    )
+
+
+def _check_split(dataset: str, splits, split: str) -> None:
+  """`split` may be a slice in TFDS's notation, such as `train[:90%]`."""
+  try:
+    count = splits[split].num_examples
+  except (ValueError, KeyError, AssertionError) as error:
+    raise ConfigError(
+      f"dataset {dataset} has no split {split}: name one of {', '.join(splits)}, or a slice such as"
+      f" {next(iter(splits), 'train')}[:90%]."
+    ) from error
+  if count == 0:
+    raise ConfigError(
+      f"split {split} of dataset {dataset} is empty: name another of {', '.join(splits)}."
+    )
