@@ -33,7 +33,7 @@ class Network(nn.Module):
   """A classifier of images [B, 3, H, W] -> logits [B, num_classes]."""
 
   def forward_features(self, images: Tensor) -> dict[str, Tensor]:
-    """The maps that the head reads: "stage3" (stride 16), "stage4" (stride 32), "pst" (as stage3)."""
+    """Maps "stage3" (stride 16), "stage4" (stride 32) and, with PST, "pst" (stride 16)."""
     raise NotImplementedError
 
   def forward_head(self, features: dict[str, Tensor]) -> Tensor:

@@ -107,7 +107,7 @@ class C2PSA(nn.Module):
 
 
 class Yolo11(Network):
-  """yolo11n-cls-pst, yolo11s-cls-pst and yolo11m-cls-pst; their depth of 0.5 makes every repeat one.
+  """The three sizes of the network; their depth of 0.5 makes every repeat one.
 
   Args:
     width: multiplies the channels below.
