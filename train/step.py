@@ -117,8 +117,11 @@ def masked_sums(
 ) -> dict[str, Array]:
   """Sums of loss, correct at 1 and at 5, and count; what the mask leaves out counts nowhere."""
   own = jnp.take_along_axis(logits, labels[:, None], axis=1)
-  # Logits that are not finite are wrong answers, whatever they compare to.
-  rank = jnp.where(jnp.isfinite(own[:, 0]), jnp.sum(logits > own, axis=1), logits.shape[1])
+  # As argmax and top_k do, of equal logits the lower class comes first.
+  earlier = jnp.arange(logits.shape[1]) < labels[:, None]
+  rank = jnp.sum((logits > own) | ((logits == own) & earlier), axis=1)
+  # Nothing is greater than nan, but it is no right answer.
+  rank = jnp.where(jnp.isfinite(own[:, 0]), rank, logits.shape[1])
   return {
     "loss": jnp.sum(jnp.where(mask, cross_entropy(logits, labels), 0)),
     "top1": jnp.sum(mask & (rank < 1)),

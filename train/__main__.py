@@ -1,0 +1,50 @@
+"""python -m train CONFIG [overrides]: trains, or resumes, the run that a config file describes."""
+
+import pathlib
+import sys
+
+from train.command import run_command
+
+USAGE = """\
+usage: python -m train CONFIG [--option value ...]
+
+Trains the network that a config file describes. The run folder (--run-dir) keeps the resolved
+config, checkpoints and metrics; the same command again resumes from the newest checkpoint.
+
+  python -m train configs/digits.py                             a first network in a minute or two
+  python -m train configs/digits.py --help                      every option, with this config's values
+  python -m train configs/digits.py --run-dir runs/mine --optim.learning-rate 0.05
+
+configs: {configs}
+"""
+
+
+def main(arguments: list[str]) -> None:
+  if not arguments or arguments[0] in ("-h", "--help"):
+    configs = sorted(file.as_posix() for file in pathlib.Path("configs").glob("*.py"))
+    print(USAGE.format(configs=", ".join(configs)))
+    return
+  from train import config as schema
+
+  base = schema.load_file(arguments[0])
+  config = parse(base, arguments[0], arguments[1:])
+  from train.loop import train
+
+  train(config)
+
+
+def parse(base, path: str, overrides: list[str]):
+  """The config with the command line's overrides; exits with a message for an unknown option."""
+  import tyro
+
+  return tyro.cli(
+    type(base),
+    default=base,
+    args=overrides,
+    prog=f"python -m train {path}",
+    description=f"Train {base.model.name} on {base.data.dataset}.",
+  )
+
+
+if __name__ == "__main__":
+  run_command(main, sys.argv[1:])

@@ -1,0 +1,188 @@
+"""The training run: restore, step, log, evaluate, save."""
+
+import collections
+import dataclasses
+import importlib.metadata
+import math
+import time
+
+import jax
+
+from train import sharding
+from train.checkpoint import Checkpoints
+from train.config import Config, ConfigError, flatten
+from train.data import Dataset, open_dataset, train_batches
+from train.evaluation import evaluate
+from train.logging import RunLog
+from train.run_folder import open_run
+from train.setup import Setup, make_setup
+from train.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """Attributes:
+  state: after the last step.
+  accuracy: as `evaluate` returns it, of the last evaluation.
+  """
+
+  state: TrainState
+  accuracy: dict[int, dict[str, float]]
+
+
+def train(config: Config) -> Result:
+  """Trains to the end of the schedule, from the newest checkpoint of the run folder if it has one.
+
+  Raises:
+    ConfigError: a mistake in the config, the data or the folder; a loss that is not finite.
+  """
+  started = time.monotonic()
+  dataset = open_dataset(config.data)
+  setup = make_setup(config, dataset.num_classes, dataset.num_train)
+  is_main = jax.process_index() == 0
+  with (
+    open_run(config, is_main) as folder,
+    Checkpoints(folder.checkpoints, keep_latest=config.checkpoint.keep_latest) as checkpoints,
+  ):
+    checkpoints.require_space(setup.abstract_state)
+    restored = checkpoints.restore(setup.abstract_state)
+    state = restored.state if restored else setup.initial_state()
+    first_step = restored.step if restored else 0
+    with RunLog(
+      folder,
+      first_step=first_step,
+      total_steps=setup.total_steps,
+      images_per_step=config.batch_size,
+      is_main=is_main,
+    ) as log:
+      log.message(_headline(setup, dataset, folder.path, first_step))
+      state, accuracy = _steps(setup, dataset, checkpoints, log, state, first_step)
+      checkpoints.wait()
+      if accuracy is None:  # resumed after the last step
+        accuracy = evaluate(setup, state.eval_variables, dataset)
+      log.summary(
+        _summary(config, accuracy, folder, checkpoints, time.monotonic() - started),
+        _next_commands(config, folder.path),
+      )
+  return Result(state, accuracy)
+
+
+def _steps(setup, dataset, checkpoints, log, state, first_step):
+  config, accuracy = setup.config, None
+  extra = {"config": flatten(config), "versions": _versions()}
+  losses = _Losses(checkpoints)
+  batches = _Batches(setup, dataset, first_step)
+  for step in range(first_step + 1, setup.total_steps + 1):
+    batch = next(batches)
+    state, metrics = setup.train_step(state, batch)
+    losses.add(step, metrics)
+    evaluation_due = setup.is_due(step, config.eval_every_epochs)
+    save_due = setup.is_due(step, config.checkpoint.every_epochs)
+    if step % config.log_every == 0 or evaluation_due or save_due:
+      values = losses.check()
+      if step % config.log_every == 0 or step == setup.total_steps:
+        log.train(step, {"epoch": step / setup.steps_per_epoch, **values}, batches.take_waited())
+    measured = None
+    if evaluation_due:
+      accuracy = evaluate(setup, state.eval_variables, dataset)
+      log.evaluation(step, accuracy)
+      measured = {"top1": accuracy[config.eval_top_k[0]]["top1"]}
+    if save_due:
+      checkpoints.save(step, state, metrics=measured, extra=extra)
+  return state, accuracy
+
+
+class _Batches:
+  """Global batches on the devices, a few ahead of the step; measures how long the step waits."""
+
+  def __init__(self, setup: Setup, dataset: Dataset, first_step: int):
+    config = setup.config
+    host_batches = train_batches(
+      dataset,
+      config.data,
+      seed=config.seed,
+      batch_size=config.batch_size,
+      first_step=first_step,
+      host_index=jax.process_index(),
+      host_count=jax.process_count(),
+    )
+    self._batches = (sharding.put_batch(batch, setup.mesh) for batch in host_batches)
+    self._ahead = collections.deque(maxlen=config.data.prefetch)
+    self._waited = 0.0
+
+  def __next__(self) -> dict:
+    started = time.monotonic()
+    while len(self._ahead) < self._ahead.maxlen:
+      self._ahead.append(next(self._batches))
+    self._waited += time.monotonic() - started
+    return self._ahead.popleft()
+
+  def take_waited(self) -> float:
+    """Seconds waited for data since the last call."""
+    waited, self._waited = self._waited, 0.0
+    return waited
+
+
+class _Losses:
+  """Metrics of the latest steps, left on the device until they are looked at."""
+
+  def __init__(self, checkpoints: Checkpoints):
+    self._checkpoints = checkpoints
+    self._pending = []
+
+  def add(self, step: int, metrics: dict) -> None:
+    self._pending.append((step, metrics))
+    if len(self._pending) > 2:
+      # The host must not run arbitrarily far ahead of the devices.
+      jax.block_until_ready(self._pending[-3])
+
+  def check(self) -> dict[str, float]:
+    """The newest metrics.
+
+    Raises:
+      ConfigError: the loss of a step since the last call was not finite.
+    """
+    pending, self._pending = jax.device_get(self._pending), []
+    for step, metrics in pending:
+      if not math.isfinite(metrics["loss"]):
+        last = self._checkpoints.latest_step
+        good = f"the last good checkpoint is step {last}" if last else "there is no checkpoint yet"
+        raise ConfigError(
+          f"the loss was {metrics['loss']} at step {step} with learning rate "
+          f"{metrics['learning_rate']:.3g}; {good}: lower optim.learning-rate, or clip gradients "
+          "with optim.clip-norm, in a new run folder"
+        )
+    return {name: float(value) for name, value in pending[-1][1].items()}
+
+
+def _headline(setup, dataset, path, first_step):
+  devices = setup.mesh.devices.flat
+  state = "resumes after" if first_step else "starts at"
+  return (
+    f"{setup.config.model.name} on {setup.config.data.dataset}: {dataset.num_train} training and "
+    f"{dataset.num_eval} evaluation images, {dataset.num_classes} classes; {setup.total_steps} steps "
+    f"on {len(list(devices))} {devices[0].platform} device(s); {path} {state} step {first_step}"
+  )
+
+
+def _summary(config, accuracy, folder, checkpoints, seconds):
+  rows = [
+    (f"top-1 with top_k={top_k}", f"{100 * values['top1']:.2f} % of {values['count']:.0f}")
+    for top_k, values in accuracy.items()
+  ]
+  return [
+    *rows,
+    ("time of this start", f"{seconds:.0f} s"),
+    ("config", str(folder.config)),
+    ("metrics", str(folder.metrics)),
+    ("checkpoints", f"{folder.checkpoints} (newest: step {checkpoints.latest_step})"),
+    ("TensorBoard", f"tensorboard --logdir {folder.tensorboard}"),
+  ]
+
+
+def _next_commands(config, path):
+  return [f"python -m train.evaluate {path} --top-k {max(config.eval_top_k)}"]
+
+
+def _versions():
+  return {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")}
