@@ -1,0 +1,370 @@
+"""Checkpoints of a run: asynchronous, sharded, verified when they are read.
+
+`Checkpoints` wraps Orbax's `CheckpointManager`. Orbax writes each step into a temporary folder and
+renames it when it is complete, so a killed process leaves no half checkpoint behind; it does not
+notice flipped bits and does not fall back. Both are added here: every step carries a record (JSON)
+with a digest of each leaf, and a checkpoint that cannot be read or differs from its record is
+passed over for the one before. `checkpoint_files` shows the layout of the folder.
+"""
+
+import contextlib
+import dataclasses
+import gc
+import logging
+import math
+import os
+import pathlib
+import sys
+from typing import Any
+
+import flax.traverse_util
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from jaxtyping import PyTree
+from orbax.checkpoint.checkpoint_managers import preservation_policy, save_decision_policy
+
+from train import checkpoint_files as files
+from train.checkpoint_files import Which, check_directory, read_extra
+from train.config import ConfigError
+from train.digest import digests
+
+__all__ = ["Checkpoints", "Restored", "check_directory", "read_extra"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+  state: PyTree
+  step: int
+  extra: dict
+  metrics: dict[str, float]
+
+
+class Checkpoints:
+  """The checkpoints of one run; a context manager that finishes writing when it is left.
+
+  Every process of a run makes one and calls the same methods in the same order.
+
+  Args:
+    directory: holds one folder per step; made when it does not exist.
+    keep_latest: how many of the newest checkpoints stay; the one with the highest metric `top1`
+      stays as well.
+    save_every: steps between two checkpoints, for `should_save`.
+    read_only: look at another process's run: nothing is written, moved or deleted.
+
+  Raises:
+    ConfigError: the directory cannot be written.
+  """
+
+  def __init__(
+    self,
+    directory: str | os.PathLike,
+    *,
+    keep_latest: int = 2,
+    save_every: int = 1,
+    read_only: bool = False,
+  ):
+    self.directory = files.absolute(directory)
+    self._keep_latest = keep_latest
+    self._manager = None
+    _hush_orbax()
+    if read_only:
+      return
+    if jax.process_index() == 0:
+      files.remove_unfinished(self.directory)
+    multihost_utils.sync_global_devices("unfinished checkpoints removed")
+    check_directory(self.directory)
+    steps = files.saved_steps(self.directory)
+    self._top1 = {step: files.read_top1(self.directory, step) for step in steps}
+    self._manager = ocp.CheckpointManager(
+      self.directory,
+      item_names=("state", "record"),
+      options=ocp.CheckpointManagerOptions(
+        save_decision_policy=save_decision_policy.AnySavePolicy(
+          [
+            save_decision_policy.FixedIntervalPolicy(save_every),
+            save_decision_policy.PreemptionCheckpointingPolicy(),
+          ]
+        ),
+        preservation_policy=preservation_policy.AnyPreservationPolicy(
+          [preservation_policy.LatestN(keep_latest), _Best(self._top1)]
+        ),
+        # Otherwise every step would ask all processes whether a save is under way.
+        enable_should_save_is_saving_in_progress_check=False,
+      ),
+    )
+
+  def __enter__(self) -> "Checkpoints":
+    return self
+
+  def __exit__(self, kind, error, traceback) -> None:
+    try:
+      self.close()
+    except ConfigError as second:
+      if error is None:
+        raise
+      # The error that ends the run must reach the user; this one came after it.
+      _log.warning("%s", second)
+
+  @property
+  def latest_step(self) -> int | None:
+    """The newest step on disk or being written; None when there is none."""
+    steps = self._manager.all_steps() if self._manager else files.saved_steps(self.directory)
+    return max(steps, default=None)
+
+  def should_save(self, step: int) -> bool:
+    """Whether a checkpoint is due, by interval or preemption; ask at every step and process."""
+    return self._manager.should_save(step)
+
+  def reached_preemption(self, step: int) -> bool:
+    """Whether all processes must stop at this step because one of them got SIGTERM.
+
+    Always False without `jax.distributed.initialize`.
+    """
+    return self._manager.reached_preemption(step)
+
+  def require_space(self, abstract_state: PyTree) -> None:
+    """Raises ConfigError when the disk has no room for the checkpoints that this run will keep."""
+    one = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(abstract_state))
+    # The latest ones, the best one and the one being written, less those that are there already.
+    missing = max(1, self._keep_latest + 2 - len(files.saved_steps(self.directory)))
+    check_directory(self.directory, one * missing)
+
+  def save(
+    self, step: int, state: PyTree, *, metrics: dict[str, float] | None, extra: dict
+  ) -> None:
+    """Starts to write a checkpoint; returns as soon as the state may be donated or changed.
+
+    Args:
+      step: the number of steps that led to this state; a step that has a checkpoint is an error.
+      state: any tree of arrays, sharded or not.
+      metrics: `top1` decides which checkpoint is the best one.
+      extra: anything that JSON can hold: the config, versions of libraries.
+
+    Raises:
+      ConfigError: this or the save before it failed, e.g. because the disk is full.
+    """
+    leaves = _flatten(state)
+    record = {
+      "extra": extra,
+      "metrics": {name: float(value) for name, value in (metrics or {}).items()},
+      "leaves": {
+        name: [*_kind(leaf), digest]
+        for (name, leaf), digest in zip(leaves.items(), digests(list(leaves.values())), strict=True)
+      },
+    }
+    self._top1[step] = files.finite(record["metrics"].get("top1"))
+    with self._explained():
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(flax.traverse_util.unflatten_dict(leaves, sep="/")),
+          record=ocp.args.JsonSave(files.sealed(record)),
+        ),
+        force=True,
+      )
+
+  def restore(self, abstract_state: PyTree, step: Which = "latest") -> Restored | None:
+    """Reads a checkpoint onto the devices that the abstract state names, and verifies it.
+
+    A damaged checkpoint gives a warning and the next one is tried: the one before it, or the next
+    best one. It is moved to `damaged/`, so that its step can be saved again. When no checkpoint is
+    good, nothing is moved.
+
+    Args:
+      abstract_state: tree of `jax.ShapeDtypeStruct` with shardings; the number of devices and
+        processes may differ from the ones that saved.
+      step: "best" is the highest `top1`; without any `top1` it is the latest.
+
+    Returns:
+      None when there is no checkpoint at all.
+
+    Raises:
+      ConfigError: every checkpoint is damaged, the step asked for does not exist or is damaged, or
+        its leaves are not those of the abstract state.
+    """
+    if self._manager:
+      self.wait()
+    damaged = {}
+    for candidate in files.steps_to_try(self.directory, step):
+      with _garbage_unreported():
+        try:
+          restored = _restore(self.directory, candidate, abstract_state)
+        except _DamagedError as error:
+          damaged[candidate] = str(error)
+          continue
+      if damaged:
+        _log.warning(
+          "Damaged checkpoint in %s: %s; step %d is used instead.",
+          self.directory,
+          _reasons(damaged),
+          candidate,
+        )
+        if self._manager:
+          self._set_aside(damaged)
+      return restored
+    if damaged:
+      raise ConfigError(
+        f"Every checkpoint tried in {self.directory} is damaged: {_reasons(damaged)}; "
+        "restore the folder from a copy, or start again with another run_dir."
+      )
+    return None
+
+  def wait(self) -> None:
+    """Blocks until the last save is on disk; raises ConfigError if it failed."""
+    with self._explained():
+      self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits for the last save and ends the writing threads; raises ConfigError if it failed."""
+    if self._manager:
+      try:
+        self.wait()
+      finally:
+        self._manager.close()
+
+  @contextlib.contextmanager
+  def _explained(self):
+    try:
+      yield
+    except Exception as error:
+      last = max(files.saved_steps(self.directory), default=None)
+      raise ConfigError(
+        f"Saving a checkpoint in {self.directory} failed ({files.short(error)}); "
+        + (f"the last good one is step {last}" if last is not None else "there is none before it")
+        + "; free some space or mend the disk, then give the same command again to go on."
+      ) from error
+
+  def _set_aside(self, steps) -> None:
+    if jax.process_index() == 0:
+      aside = self.directory / "damaged"
+      aside.mkdir(exist_ok=True)
+      for step in steps:
+        target, again = aside / str(step), 0
+        while target.exists():
+          again += 1
+          target = aside / f"{step}.{again}"
+        (self.directory / str(step)).rename(target)
+    multihost_utils.sync_global_devices("damaged checkpoints set aside")
+    for step in steps:
+      self._top1.pop(step, None)
+    self._manager.reload()
+
+
+class _DamagedError(Exception):
+  pass
+
+
+def _hush_orbax() -> None:
+  """Drops what Orbax logs at errors, tracebacks of each thread: the error is raised as well."""
+  logger = logging.getLogger("absl")
+  if _from_others not in logger.filters:
+    logger.addFilter(_from_others)
+
+
+def _from_others(record: logging.LogRecord) -> bool:
+  inside = f"{os.sep}orbax{os.sep}" in record.pathname
+  return not inside or logging.getLogger("absl").isEnabledFor(logging.INFO)
+
+
+@contextlib.contextmanager
+def _garbage_unreported():
+  """Orbax leaves failed reads to the garbage collector, which would print their tracebacks."""
+  hook = sys.unraisablehook
+  sys.unraisablehook = lambda _: None
+  try:
+    yield
+    gc.collect()
+  finally:
+    sys.unraisablehook = hook
+
+
+@dataclasses.dataclass(frozen=True)
+class _Best(preservation_policy.PreservationPolicy):
+  """Preserves the step with the highest top-1.
+
+  Orbax's BestN reads the metrics from its own files and lets a damaged one stop the start of a run.
+  """
+
+  top1: dict[int, float | None]
+
+  def should_preserve(self, checkpoints, *, context):
+    del context
+    rated = [c.step for c in checkpoints if self.top1.get(c.step) is not None]
+    best = max(rated, key=lambda step: (self.top1[step], step), default=None)
+    return [c.step == best for c in checkpoints]
+
+
+def _restore(directory: pathlib.Path, step: int, abstract_state: PyTree) -> Restored:
+  wanted = _flatten(abstract_state)
+  with _agreed():
+    record = files.read_record(directory, step)
+  _check_leaves(wanted, record["leaves"], f"The checkpoint of step {step} in {directory}")
+  # The handler alone, without the manager: its barrier would wait for a process that failed.
+  with _agreed(), contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+    nested = handler.restore(
+      directory / str(step) / "state",
+      args=ocp.args.StandardRestore(flax.traverse_util.unflatten_dict(wanted, sep="/")),
+    )
+    leaves = flax.traverse_util.flatten_dict(nested, sep="/")
+  ordered = [leaves[name] for name in wanted]
+  found = zip(wanted, digests(ordered), strict=True)
+  wrong = [name for name, digest in found if digest != record["leaves"][name][2]]
+  if wrong:
+    raise _DamagedError(f"changed content of {_listed(wrong)}")
+  state = jax.tree.unflatten(jax.tree.structure(abstract_state), ordered)
+  return Restored(state, step, record["extra"], record["metrics"])
+
+
+@contextlib.contextmanager
+def _agreed():
+  """Turns an error of any process into `_DamagedError` in every process."""
+  failure = None
+  try:
+    yield
+  except Exception as error:
+    failure = error
+  good = failure is None
+  if jax.process_count() > 1:
+    good = bool(multihost_utils.process_allgather(np.int32(good)).all())
+  if not good:
+    raise _DamagedError(files.short(failure) if failure else "another process cannot read it")
+
+
+def _check_leaves(wanted: dict[str, Any], saved: dict[str, list], what: str) -> None:
+  differing = [name for name in wanted if name in saved and _kind(wanted[name]) != saved[name][:2]]
+  problems = {
+    "it lacks": [name for name in wanted if name not in saved],
+    "it has in excess": [name for name in saved if name not in wanted],
+    "other shapes or types": [
+      "{} {}{} instead of {}{}".format(name, *saved[name][:2], *_kind(wanted[name]))
+      for name in differing
+    ],
+  }
+  text = "; ".join(f"{problem}: {_listed(names)}" for problem, names in problems.items() if names)
+  if text:
+    raise ConfigError(
+      f"{what} does not fit this config ({text}); use the config that made it, or another run_dir."
+    )
+
+
+def _flatten(tree: PyTree) -> dict[str, Any]:
+  """{"params/head/kernel": leaf}, in the order of the tree's leaves."""
+  paths = jax.tree_util.tree_leaves_with_path(tree)
+  return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
+
+
+def _kind(leaf) -> list:
+  return [str(leaf.dtype), list(leaf.shape)]
+
+
+def _reasons(damaged: dict[int, str]) -> str:
+  return ", ".join(f"step {step} ({reason})" for step, reason in damaged.items())
+
+
+def _listed(items, most: int = 5) -> str:
+  items = list(items)
+  return ", ".join(items[:most]) + (f" and {len(items) - most} more" * (len(items) > most))
