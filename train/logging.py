@@ -1,0 +1,216 @@
+"""What a run reports: metrics.jsonl, TensorBoard, one progress line, the summary at its end."""
+
+import contextlib
+import datetime
+import json
+import math
+import os
+import pathlib
+from time import monotonic
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+_PLAIN_SECONDS = 10.0
+
+
+class RunLog:
+  """Writes and shows the figures of a run; a context manager.
+
+  `metrics.jsonl` holds one JSON object a line, each with its `step`, flushed at once; a value that
+  is not finite is the string "nan", "inf" or "-inf". A run that starts at `start_step` first drops
+  the lines after that step, and a last line that was cut off, so that the file reads as if the run
+  had never stopped. For this, log a step before its checkpoint is saved.
+
+  Args:
+    run_dir: existing folder of the run.
+    total_steps: the step at which the run ends.
+    images_per_step: images of one step, over all devices.
+    start_step: the step that the run goes on from.
+    enabled: False in every process but one: all methods do nothing.
+  """
+
+  def __init__(
+    self,
+    run_dir: str | os.PathLike,
+    *,
+    total_steps: int,
+    images_per_step: int,
+    start_step: int = 0,
+    enabled: bool = True,
+  ):
+    self._run_dir = pathlib.Path(run_dir)
+    self._total_steps = total_steps
+    self._images_per_step = images_per_step
+    self._start_step = self._step = start_step
+    self._enabled = enabled
+    self._loss = self._speed = self._activity = ""
+    # (step, seconds) where the time for the ETA and the time for the images per second begin;
+    # the latter leaves out the idle seconds.
+    self._origin = self._mark = None
+    self._idle = 0.0
+    self._shown, self._shown_at = None, -math.inf
+
+  def __enter__(self) -> "RunLog":
+    if not self._enabled:
+      return self
+    from tensorboardX import SummaryWriter  # takes about a second
+
+    path = self._run_dir / "metrics.jsonl"
+    _drop_after(path, self._start_step)
+    self._file = path.open("a")
+    self._tensorboard = SummaryWriter(
+      str(self._run_dir / "tensorboard"), purge_step=self._start_step + 1, flush_secs=10
+    )
+    console = Console(highlight=False)
+    self._progress = Progress(
+      BarColumn(bar_width=12),
+      TextColumn("{task.description}", markup=False),
+      console=console,
+      disable=not console.is_terminal,
+    )
+    self._task = self._progress.add_task(
+      self._line(), total=self._total_steps, completed=self._start_step
+    )
+    self._progress.start()
+    return self
+
+  def __exit__(self, kind, error, traceback) -> None:
+    if self._enabled:
+      self._end_line()
+      self._file.close()
+      self._tensorboard.close()
+
+  def advance(self, step: int) -> None:
+    """Call after every step; costs microseconds."""
+    if not self._enabled:
+      return
+    self._step = step
+    if self._origin is None:
+      # Not before: the first step waits for its compilation.
+      self._origin = self._mark = (step, monotonic())
+      self._idle = 0.0
+    self._show()
+
+  def train(self, step: int, values: dict[str, Any]) -> None:
+    """Logs the figures of training, images per second since the last call among them.
+
+    Args:
+      values: numbers or 0-d arrays by name; `loss` goes to the progress line.
+    """
+    if not self._enabled:
+      return
+    values = dict(values)
+    if self._mark and step > self._mark[0]:
+      seconds = max(monotonic() - self._mark[1] - self._idle, 1e-9)
+      speed = (step - self._mark[0]) * self._images_per_step / seconds
+      values["images_per_second"] = round(speed, 1)
+      self._speed = f"  {speed:,.0f} img/s"
+    self._mark, self._idle = (step, monotonic()), 0.0
+    if "loss" in values:
+      self._loss = f"  loss {float(values['loss']):.4f}"
+    self._step = step
+    self.write(step, values)
+    self._show()
+
+  def write(self, step: int, values: dict[str, Any]) -> None:
+    """Logs any other figures, such as those of an evaluation."""
+    if not self._enabled:
+      return
+    values = {name: _python(value) for name, value in values.items()}
+    line = {"step": step} | {name: _finite_or_text(value) for name, value in values.items()}
+    self._file.write(json.dumps(line, allow_nan=False) + "\n")
+    self._file.flush()
+    for name, value in values.items():
+      if isinstance(value, int | float):
+        self._tensorboard.add_scalar(name, value, step)
+
+  @contextlib.contextmanager
+  def activity(self, name: str):
+    """Shows what goes on beside training, and leaves its time out of the images per second."""
+    began, self._activity = monotonic(), f"  ({name})"
+    self._show()
+    try:
+      yield
+    finally:
+      self._idle += monotonic() - began
+      self._activity = ""
+      self._show()
+
+  def message(self, text: str) -> None:
+    """Prints text above the progress line."""
+    if self._enabled:
+      self._progress.console.print(text, markup=False, soft_wrap=True)
+
+  def summary(self, rows: list[tuple[str, str]], next_commands: list[str]) -> None:
+    """Ends the progress line and prints a table and the commands to try next.
+
+    Nothing is wrapped, so that paths and commands can be copied from any terminal.
+    """
+    if not self._enabled:
+      return
+    self._end_line()
+    width = max((len(name) for name, _ in rows), default=0)
+    self.message("\n".join(["", *(f"{name:<{width}}  {value}" for name, value in rows)]))
+    if next_commands:
+      self.message("\n".join(["", "Next:", *(f"  {command}" for command in next_commands)]))
+
+  def _line(self) -> str:
+    left = ""
+    if self._origin and self._step > self._origin[0]:
+      pace = (monotonic() - self._origin[1]) / (self._step - self._origin[0])
+      seconds = round(pace * (self._total_steps - self._step))
+      left = f"  ETA {datetime.timedelta(seconds=seconds)}"
+    return f"step {self._step}/{self._total_steps}{self._loss}{self._speed}{left}{self._activity}"
+
+  def _state(self) -> tuple:
+    return self._step, self._loss, self._speed
+
+  def _show(self) -> None:
+    """Updates the progress line; where there is no terminal, prints it now and then."""
+    if not self._enabled:
+      return
+    if not self._progress.disable:
+      self._progress.update(self._task, completed=self._step, description=self._line())
+    elif monotonic() - self._shown_at >= _PLAIN_SECONDS:
+      self._print_line()
+
+  def _print_line(self) -> None:
+    self._shown, self._shown_at = self._state(), monotonic()
+    self.message(self._line())
+
+  def _end_line(self) -> None:
+    if self._progress.disable and self._state() != self._shown:
+      self._print_line()
+    self._progress.stop()
+
+
+def _drop_after(path: pathlib.Path, step: int) -> None:
+  """Rewrites the file, in one atomic move, without lines after a step and unreadable ones."""
+  if not path.exists():
+    return
+  text = path.read_text(errors="replace")
+  kept = "".join(f"{line}\n" for line in text.splitlines() if _is_until(line, step))
+  if kept != text:
+    new = path.with_suffix(".new")
+    with new.open("w") as file:
+      file.write(kept)
+      file.flush()
+      os.fsync(file.fileno())
+    new.replace(path)
+
+
+def _is_until(line: str, step: int) -> bool:
+  try:
+    return json.loads(line)["step"] <= step
+  except (ValueError, TypeError, KeyError):
+    return False
+
+
+def _python(value: Any) -> Any:
+  return value.item() if hasattr(value, "item") else value
+
+
+def _finite_or_text(value: Any) -> Any:
+  return str(value) if isinstance(value, float) and not math.isfinite(value) else value
