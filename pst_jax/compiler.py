@@ -1,4 +1,4 @@
-"""Options for XLA that were measured to help these networks, for `jax.jit(compiler_options=...)`."""
+"""XLA options that were measured to help these networks, for `jax.jit(compiler_options=...)`."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Reads the golden values: what the authors' PyTorch code and torchvision computed from `fill` weights."""
+"""The golden values: what the authors' PyTorch code and torchvision computed from `fill` weights."""
 
 import functools
 import json

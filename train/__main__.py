@@ -11,8 +11,8 @@ usage: python -m train CONFIG [--option value ...]
 Trains the network that a config file describes. The run folder (--run-dir) keeps the resolved
 config, checkpoints and metrics; the same command again resumes from the newest checkpoint.
 
-  python -m train configs/digits.py                             a first network in a minute or two
-  python -m train configs/digits.py --help                      every option, with this config's values
+  python -m train configs/digits.py                             a first network, in minutes
+  python -m train configs/digits.py --help                      every option and its value
   python -m train configs/digits.py --run-dir runs/mine --optim.learning-rate 0.05
 
 configs: {configs}

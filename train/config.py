@@ -1,7 +1,7 @@
 """Every option of a run, as frozen dataclasses: the one place where a default lives.
 
-A config file assigns an instance of `Config` to the name `config`; the command line overrides single
-fields (`--optim.learning-rate 0.1`). The resolved config is saved as `config.json` in the run folder.
+A config file assigns an instance of `Config` to the name `config`; the command line overrides
+single fields (`--optim.learning-rate 0.1`). The resolved config is saved in the run folder.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from typing import Literal
 
 
 class ConfigError(ValueError):
-  """A user's mistake in a config, a command or the data; its text is one sentence with what to do."""
+  """A user's mistake in a config, a command or the data; one sentence with what to do."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class DataConfig:
   image_size: int = 224
   """Side of the square images that the network sees."""
   crop: Literal["random_resized", "shift", "none"] = "random_resized"
-  """Training crop; shift: the whole image, moved by up to `max_shift` pixels; none: as in evaluation."""
+  """shift: the whole image, moved by up to `max_shift` pixels; none: as in evaluation."""
   min_scale: float = 0.08
   """Smallest area of a random resized crop, as a share of the image."""
   max_shift: int = 0

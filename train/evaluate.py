@@ -11,7 +11,7 @@ from train.run_folder import RunFolder
 def main(arguments: list[str]) -> None:
   parser = argparse.ArgumentParser(
     prog="python -m train.evaluate",
-    description="Evaluates a checkpoint of a run on the run's evaluation split, every example once.",
+    description="Evaluates a checkpoint of a run on its evaluation split, every example once.",
   )
   parser.add_argument("run", help="the folder of the run, e.g. runs/digits")
   parser.add_argument(
@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> None:
     type=int,
     nargs="+",
     metavar="K",
-    help="coarse tokens that the fine branch opens, one or more values; 0 is coarse attention alone "
+    help="coarse tokens that the fine branch opens, one or more values; 0: coarse attention only "
     "(default: what the config of the run says)",
   )
   parser.add_argument(
@@ -77,7 +77,9 @@ def evaluate_run(config, folder, which="latest") -> dict[int, dict[str, float]]:
     restored = checkpoints.restore(setup.abstract_state, which)
   if restored is None:
     raise ConfigError(f"{folder.path} has no checkpoint yet: train it first")
-  print(f"{config.model.name}, step {restored.step} of {folder.path}, split {config.data.eval_split}")
+  print(
+    f"{config.model.name}, step {restored.step} of {folder.path}, split {config.data.eval_split}"
+  )
   return evaluate(setup, restored.state.eval_variables, dataset)
 
 

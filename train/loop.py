@@ -160,8 +160,8 @@ def _headline(setup, dataset, path, first_step):
   state = "resumes after" if first_step else "starts at"
   return (
     f"{setup.config.model.name} on {setup.config.data.dataset}: {dataset.num_train} training and "
-    f"{dataset.num_eval} evaluation images, {dataset.num_classes} classes; {setup.total_steps} steps "
-    f"on {len(list(devices))} {devices[0].platform} device(s); {path} {state} step {first_step}"
+    f"{dataset.num_eval} evaluation images, {dataset.num_classes} classes; {setup.total_steps} "
+    f"steps on {len(list(devices))} {devices[0].platform} device(s); {path} {state} step {first_step}"
   )
 
 

@@ -1,4 +1,4 @@
-"""From a config to what a run needs: network, optimizer, mesh, layout of the state, compiled steps."""
+"""From a config to what a run needs: network, optimizer, mesh, state, compiled steps."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Where arrays live: the mesh of devices and the layout of batch, parameters and optimizer state."""
+"""Where arrays live: the mesh of devices, the layout of batch, parameters, optimizer state."""
 
 import jax
 import numpy as np

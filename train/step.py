@@ -79,7 +79,9 @@ def make_train_step(
     if ema is not None:
       decay = ema_decay(state.step, config.ema_decay)
       new = {"params": params, "batch_stats": batch_stats}
-      ema = jax.tree.map(lambda old, now: (decay * old + (1 - decay) * now).astype(old.dtype), ema, new)
+      ema = jax.tree.map(
+        lambda old, now: (decay * old + (1 - decay) * now).astype(old.dtype), ema, new
+      )
     metrics = {
       "loss": loss,
       "learning_rate": schedule(state.step),

@@ -140,7 +140,9 @@ def _read(wanted, state_dict):
   counters = {_counter_of(e): () for e in wanted if e.name.endswith("running_var")}
   # PyTorch before 0.4.1 wrote no counters, and safetensors files often leave them out.
   given = {name: np.shape(value) for name, value in state_dict.items()}
-  absent = {name: shape for name, shape in counters.items() if not any(c in given for c in counters)}
+  absent = {
+    name: shape for name, shape in counters.items() if not any(c in given for c in counters)
+  }
   _check({e.name: e.shape for e in wanted} | counters, given | absent, "state dict")
   flat = {
     (e.collection, *e.path): np.ascontiguousarray(e.axes.from_torch(np.asarray(state_dict[e.name])))

@@ -1,4 +1,4 @@
-"""Pyramid Sparse Transformer (arXiv 2505.12772): attention, block and module, as in its section 3."""
+"""Pyramid Sparse Transformer (arXiv 2505.12772, section 3): attention, block and module."""
 
 from collections.abc import Callable
 
@@ -126,9 +126,9 @@ class PSTBlock(PSTLayer):
   ) -> Float[Array, "batch height width channels"]:
     """Arguments and errors as `PyramidSparseAttention`."""
     channels = x.shape[-1]
-    x = x + PyramidSparseAttention(
-      self.num_heads, name="attn", **self.shared, **self.attention
-    )(x, upper, train)
+    x = x + PyramidSparseAttention(self.num_heads, name="attn", **self.shared, **self.attention)(
+      x, upper, train
+    )
     hidden = self.conv_norm(int(channels * self.mlp_ratio), "mlp0", kernel_init=block_init)
     out = self.conv_norm(channels, "mlp1", kernel_init=block_init, activation=None)
     return x + out(hidden(x, train), train)

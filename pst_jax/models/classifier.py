@@ -63,7 +63,7 @@ class Neck(Layer):
     self.mix = ConvNorm(self.features, **fields)
 
   def __call__(self, x, upper, train):
-    """Returns the output of PST, at the size of `x`, and the map for the head, at that of `upper`."""
+    """Returns the output of PST, as large as `x`, and the map for the head, as large as `upper`."""
     fused = self.pst(x, upper, train)
     out = self.down(jnp.concatenate([fused, x], axis=-1), train)
     return fused, self.mix(jnp.concatenate([out, upper], axis=-1), train)

@@ -37,7 +37,7 @@ def _attend_dot_product(q, k, v):
 
 
 def _attend_blocked(q, k, v, block_size=256):
-  batch, queries, heads, dim = q.shape
+  queries = q.shape[1]
   blocks = -(-queries // block_size)
   padded = jnp.pad(q, ((0, 0), (0, blocks * block_size - queries), (0, 0), (0, 0)))
 
