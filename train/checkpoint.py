@@ -195,6 +195,8 @@ class Checkpoints:
           restored = _restore(self.directory, candidate, abstract_state)
         except _DamagedError as error:
           damaged[candidate] = str(error)
+        if candidate in damaged:
+          gc.collect()
           continue
       if damaged:
         _log.warning(
@@ -272,12 +274,11 @@ def _from_others(record: logging.LogRecord) -> bool:
 
 @contextlib.contextmanager
 def _garbage_unreported():
-  """Orbax leaves failed reads to the garbage collector, which would print their tracebacks."""
+  """Orbax leaves failed reads to the garbage collector, which prints their tracebacks."""
   hook = sys.unraisablehook
   sys.unraisablehook = lambda _: None
   try:
     yield
-    gc.collect()
   finally:
     sys.unraisablehook = hook
 
