@@ -31,7 +31,7 @@ _PREFIXES = ("module.", "_orig_mod.", "module.")
 """Put before every name by DataParallel and torch.compile, one around the other in either order."""
 
 # A file may let modules share submodules so that there are 2**depth of them, or hold themselves.
-_MAX_NAMES = 200_000
+_MAX_NAMES = 20_000
 _MAX_NAME_LENGTH = 1000
 
 
@@ -171,7 +171,7 @@ def _is_weights(value: object) -> bool:
 def _described(value: object) -> str:
   if type(value) is Placeholder:
     return f"an object of class {printable(value.class_name)}"
-  return f"a {type(value).__name__}"
+  return f"a value of type {type(value).__name__}"
 
 
 def _state_dict_entries(weights: dict) -> dict[str, Tensor]:
@@ -190,17 +190,16 @@ def _module_entries(module: Placeholder) -> Iterator[tuple[str, Tensor]]:
   waiting, names = [("", module)], 0
   while waiting:
     prefix, module = waiting.pop()
+    where = printable(prefix) or "at the top"
     if not _is_module(module):
-      raise ValueError(
-        f"its module {printable(prefix)} is {_described(module)}: get the file again"
-      )
+      raise ValueError(f"its module {where} is {_described(module)}: get the file again")
     parameters, buffers, modules = (
       module.state.get(table, {}) for table in ("_parameters", "_buffers", "_modules")
     )
     skipped = module.state.get("_non_persistent_buffers_set", set())
     tables = (parameters, buffers, modules)
     if not all(isinstance(table, dict) for table in tables) or not isinstance(skipped, set):
-      raise ValueError(f"its module {printable(prefix)} is damaged: get the file again")
+      raise ValueError(f"its module {where} is damaged: get the file again")
     names += 1 + sum(map(len, tables))
     if names > _MAX_NAMES:
       raise ValueError("its modules are nested without end: get the file again")
@@ -214,7 +213,9 @@ def _prefixed(prefix: str, entries: dict) -> dict:
   """The entries that are not None, under their full names."""
   longest = max((len(name) for name in entries if type(name) is str), default=0)
   if len(prefix) + longest > _MAX_NAME_LENGTH or any(type(name) is not str for name in entries):
-    raise ValueError(f"names below its module {printable(prefix)} are damaged: get the file again")
+    raise ValueError(
+      f"its model has a damaged name below {printable(prefix)!r}: get the file again"
+    )
   return {prefix + name: value for name, value in entries.items() if value is not None}
 
 
