@@ -82,6 +82,8 @@ class SyntheticRecords(Sequence):
     return self.length
 
   def __getitem__(self, index: int) -> dict[str, Any]:
+    if not 0 <= index < self.length:
+      raise IndexError(index)
     rng = np.random.default_rng((self.split, index))
     image = rng.integers(256, size=(self.image_size, self.image_size, 3), dtype=np.uint8)
     return {
@@ -114,6 +116,8 @@ class TfdsRecords(Sequence):
     return len(self.source)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
+    if not 0 <= index < len(self):
+      raise IndexError(index)
     name = f"record {index} of {self.name}"
     try:
       example = self.source[index]
