@@ -223,6 +223,7 @@ CODE = {
   ),
   "partial": (Call(Name("functools partial"), (Name("mine f"),)), "functools.partial"),
   "storage_type": (tensor(of=storage(kind="mine EvilStorage")), "mine.EvilStorage"),
+  "storage_type_of_torch": (tensor(of=storage(kind="torch hub")), "torch.hub"),
   "extension_registry": (Raw(b"\x82\x01"), "EXT1"),
   "text_identifier": (Raw(b"Pposix.system\n"), "PERSID"),
   "control_characters": (call("a \x1b[2Jb", "x"), "\\x1b[2Jb"),
