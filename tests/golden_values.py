@@ -1,4 +1,4 @@
-"""The golden values: what the authors' PyTorch code and torchvision computed from `fill` weights."""
+"""Golden values: what the authors' PyTorch code and torchvision computed from `fill` weights."""
 
 import functools
 import json

@@ -49,11 +49,11 @@ def train(config: Config) -> Result:
     state = restored.state if restored else setup.initial_state()
     first_step = restored.step if restored else 0
     with RunLog(
-      folder,
-      first_step=first_step,
+      folder.path,
       total_steps=setup.total_steps,
       images_per_step=config.batch_size,
-      is_main=is_main,
+      start_step=first_step,
+      enabled=is_main,
     ) as log:
       log.message(_headline(setup, dataset, folder.path, first_step))
       state, accuracy = _steps(setup, dataset, checkpoints, log, state, first_step)
@@ -76,19 +76,23 @@ def _steps(setup, dataset, checkpoints, log, state, first_step):
     batch = next(batches)
     state, metrics = setup.train_step(state, batch)
     losses.add(step, metrics)
+    log.advance(step)
     evaluation_due = setup.is_due(step, config.eval_every_epochs)
     save_due = setup.is_due(step, config.checkpoint.every_epochs)
     if step % config.log_every == 0 or evaluation_due or save_due:
       values = losses.check()
       if step % config.log_every == 0 or step == setup.total_steps:
-        log.train(step, {"epoch": step / setup.steps_per_epoch, **values}, batches.take_waited())
+        waited = {"data_wait_seconds": batches.take_waited()}
+        log.train(step, {"epoch": step / setup.steps_per_epoch} | values | waited)
     measured = None
     if evaluation_due:
-      accuracy = evaluate(setup, state.eval_variables, dataset)
-      log.evaluation(step, accuracy)
+      with log.activity("evaluating"):
+        accuracy = evaluate(setup, state.eval_variables, dataset)
+      log.write(step, _flat(accuracy))
       measured = {"top1": accuracy[config.eval_top_k[0]]["top1"]}
     if save_due:
-      checkpoints.save(step, state, metrics=measured, extra=extra)
+      with log.activity("saving"):
+        checkpoints.save(step, state, metrics=measured, extra=extra)
   return state, accuracy
 
 
@@ -155,13 +159,21 @@ class _Losses:
     return {name: float(value) for name, value in pending[-1][1].items()}
 
 
+def _flat(accuracy):
+  return {
+    f"eval/{name}_k{top_k}": value
+    for top_k, values in accuracy.items()
+    for name, value in values.items()
+  }
+
+
 def _headline(setup, dataset, path, first_step):
-  devices = setup.mesh.devices.flat
-  state = "resumes after" if first_step else "starts at"
+  config, platform = setup.config, setup.mesh.devices.flat[0].platform
   return (
-    f"{setup.config.model.name} on {setup.config.data.dataset}: {dataset.num_train} training and "
-    f"{dataset.num_eval} evaluation images, {dataset.num_classes} classes; {setup.total_steps} "
-    f"steps on {len(list(devices))} {devices[0].platform} device(s); {path} {state} step {first_step}"
+    f"{config.model.name} on {config.data.dataset}: {dataset.num_train} training and "
+    f"{dataset.num_eval} evaluation images, {dataset.num_classes} classes; "
+    f"{setup.total_steps} steps of {config.batch_size} images on {setup.mesh.size} {platform} "
+    f"device(s)\n{path}: {f'goes on after step {first_step}' if first_step else 'a new run'}"
   )
 
 
