@@ -109,7 +109,7 @@ def _records(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
       raise ValueError(f"refused, because its record {shown} may lie outside the archive's folder")
     if name in records:
       raise ValueError(f"refused, because it has two records called {shown}; get the file again")
-    if record.compress_size != record.file_size:
+    if record.compress_type != zipfile.ZIP_STORED or record.compress_size != record.file_size:
       raise ValueError(
         f"its record {shown} is compressed, which torch.save never does: unpack the archive and "
         "pack it again without compression (zip -0 -r)"

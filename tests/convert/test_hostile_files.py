@@ -179,9 +179,18 @@ def test_compressed_bomb(tmp_path):
 
 
 def patch_directory(content, name, field, value):
-  """Sets a 4-byte field of the central directory's record `name` (20: packed, 24: plain size)."""
+  """Sets 4 bytes of the central directory's record `name`.
+
+  Fields: 8 flags, 10 compression method (2 bytes, as the flags), 20 packed size, 24 plain size.
+  """
   start = content.rindex(b"PK\x01\x02", 0, content.rindex(name))
   return content[: start + field] + struct.pack("<I", value) + content[start + field + 4 :]
+
+
+@pytest.mark.parametrize("method", [8, 12, 14, 99])
+def test_compression_method_that_the_sizes_do_not_show(tmp_path, method):
+  content = patch_directory(made.archive(GOOD), b"archive/data/0", 10, method)
+  assert "is compressed" in refuse(tmp_path / "m.pt", content)
 
 
 def test_record_that_claims_gigabytes(tmp_path):
