@@ -9,6 +9,7 @@ try:
 except ImportError as error:
   raise ImportError("pst_jax.torch needs PyTorch: pip install 'pst_jax[torch]'") from error
 
+from pst_jax.torch.fold import fold_batch_norm
 from pst_jax.torch.layers import PST, ConvNorm, PSTBlock, PyramidSparseAttention, set_top_k
 from pst_jax.torch.network import Network
 from pst_jax.torch.registry import create_model, list_models
@@ -20,6 +21,7 @@ __all__ = [
   "PSTBlock",
   "PyramidSparseAttention",
   "create_model",
+  "fold_batch_norm",
   "list_models",
   "set_top_k",
 ]

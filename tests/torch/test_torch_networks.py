@@ -5,7 +5,7 @@ import torch
 from golden.fill import image
 from torch import nn
 
-from pst_jax.torch import create_model, list_models
+from pst_jax.torch import create_model, fold_batch_norm, list_models
 
 CLASSIFIERS = list(dict.fromkeys(key.split("/")[0] for key in golden_values.arrays("classifiers")))
 TORCHVISION = ["resnet18", "resnet34", "resnet50", "resnet101"]
@@ -166,3 +166,14 @@ def test_dropout_is_before_the_last_layer():
     quiet = model(images)
     model.drop.train()
     assert not model(images).equal(quiet)
+
+
+@pytest.mark.parametrize("name", ["r18-cls-pst", "resnet18_pst", "yolo11n-cls-pst"])
+def test_folded_network_agrees_and_has_no_batch_norm(name):
+  model = create_model(name, num_classes=5, top_k=2)
+  images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+  with torch.no_grad():
+    model.train()(images)  # moves the running statistics away from 0 and 1
+    folded = fold_batch_norm(model)
+    assert golden_values.difference(folded(images), model.eval()(images)) <= 1e-4
+  assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())

@@ -1,0 +1,130 @@
+"""Selection and coarse attention at detection size: time and memory of each implementation.
+
+    python -m benchmarks.attention
+    python -m benchmarks.attention --quick    # two repetitions each
+
+Fine map 80x80, coarse map 40x40, 4 heads of 32 channels, batch 8, float32. "naive" is the form
+with the whole queries x coarse matrix. Every row runs in a fresh process: its time is the median
+over repetitions, its memory the peak resident memory of the process minus that of a process that
+only holds the inputs, both by getrusage (XLA's own figure is not to be trusted on the CPU).
+Ratios are implementation / naive: below 1 is better.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+from benchmarks.allocator import tune_allocator
+
+BATCH, HEADS, DIM = 8, 4, 32
+TOP_K = 8
+BASELINE = "inputs"
+
+
+def cases():
+  """{row: function of (q, k, v)}; queries and coarse tokens are [batch, tokens, heads, dim]."""
+  import jax
+  import jax.numpy as jnp
+
+  from pst_jax import ops
+
+  def matrix(q, k):
+    return jnp.einsum("bnhd,bmhd->bhnm", q, k) / jnp.sqrt(q.shape[-1])
+
+  def naive_selection(q, k, v):
+    return jax.lax.top_k(matrix(q, k).mean(2), TOP_K)[1]
+
+  def selection(q, k, v):
+    return ops.select_top_k(ops.token_scores(q, k), TOP_K)
+
+  def naive_attention(q, k, v):
+    return jnp.einsum("bhnm,bmhd->bnhd", jax.nn.softmax(matrix(q, k)), v)
+
+  def coarse(implementation):
+    return lambda q, k, v: ops.coarse_attention(q, k, v, implementation=implementation)
+
+  return {
+    BASELINE: lambda q, k, v: (q[0, 0], k[0, 0], v[0, 0]),
+    "selection naive": naive_selection,
+    "selection mean query": selection,
+    "coarse naive": naive_attention,
+    **{f"coarse {name}": coarse(name) for name in ops.COARSE_IMPLEMENTATIONS},
+  }
+
+
+def run_case(case, side, repeats):
+  """Prints one row's seconds and the peak resident memory of this process in bytes, as JSON."""
+  import jax
+  import numpy as np
+
+  import pst_jax
+
+  rng = np.random.default_rng(0)
+  shapes = [(BATCH, (side // scale) ** 2, HEADS, DIM) for scale in (1, 2, 2)]
+  inputs = [jax.device_put(rng.standard_normal(shape, dtype=np.float32)) for shape in shapes]
+  run = jax.jit(cases()[case], compiler_options=pst_jax.compiler_options())
+  jax.block_until_ready(run(*inputs))
+  times = []
+  for _ in range(repeats):
+    start = time.perf_counter()
+    jax.block_until_ready(run(*inputs))
+    times.append(time.perf_counter() - start)
+  peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  print(json.dumps({"seconds": statistics.median(times), "peak": peak}))
+
+
+def in_fresh_process(case, options):
+  # This process must stay small: a child's peak starts at the size of its parent.
+  command = [sys.executable, "-m", "benchmarks.attention", "--case", case]
+  command += ["--side", str(options.side), "--repeats", str(options.repeats)]
+  result = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+  return json.loads(result.stdout)
+
+
+def compare(options):
+  baseline = in_fresh_process(BASELINE, options)["peak"]
+  side = options.side
+  print(
+    f"fine {side}x{side}, coarse {side // 2}x{side // 2}, batch {BATCH}, {HEADS} heads of {DIM}"
+  )
+  print(f"{'':22} {'time':>10} {'memory':>10}  time/naive  memory/naive")
+  kinds = {"selection": ["mean query"], "coarse": ["einsum", "dot_product", "blocked"]}
+  for kind, implementations in kinds.items():
+    naive = None
+    for implementation in ["naive", *implementations]:
+      row = f"{kind} {implementation}"
+      result = in_fresh_process(row, options)
+      values = result["seconds"], max(result["peak"] - baseline, 0)
+      naive = naive or values
+      time_ratio, memory_ratio = (a / b for a, b in zip(values, naive, strict=True))
+      print(
+        f"{row:22} {1e3 * values[0]:7.1f} ms {values[1] / 1e6:7.1f} MB"
+        f"  {time_ratio:10.3f}  {memory_ratio:12.3f}",
+        flush=True,
+      )
+
+
+def main():
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--side", type=int, default=80, help="side of the fine map, an even number")
+  parser.add_argument("--repeats", type=int, default=11, help="timed repetitions")
+  parser.add_argument("--quick", action="store_true", help="two repetitions")
+  parser.add_argument("--case", help=argparse.SUPPRESS)
+  options = parser.parse_args()
+  if options.quick:
+    options.repeats = 2
+  tune_allocator()
+  if options.case:
+    run_case(options.case, options.side, options.repeats)
+  else:
+    compare(options)
+
+
+if __name__ == "__main__":
+  main()
