@@ -228,7 +228,9 @@ def _check_features(dataset: str, features, tfds) -> None:
     and label.num_classes
   )
   if not usable:
-    have = ", ".join(f"{name}: {type(feature).__name__}" for name, feature in features.items())
+    have = ", ".join(
+      sorted(f"{name}: {type(feature).__name__}" for name, feature in features.items())
+    )
     raise ConfigError(
       f"dataset {dataset} has the features {have}, but `image` (an 8-bit Image) and `label` (a"
       " ClassLabel with its number of classes) are needed: choose another data set."

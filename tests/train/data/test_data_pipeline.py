@@ -205,7 +205,9 @@ def start_reader(tmp_path):
   yield start
   for process in processes:
     process.kill()
-    process.communicate()
+    process.wait()
+    process.stdin.close()
+    process.stdout.close()
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
@@ -221,9 +223,12 @@ def test_workers_end_when_the_trainer_is_killed(start_reader):
   reader.send_signal(signal.SIGKILL)
   reader.wait()
   deadline = time.monotonic() + 20
-  while any(is_running(pid) for pid in spawned):
-    assert time.monotonic() < deadline
+  while time.monotonic() < deadline and any(map(is_running, spawned)):
     time.sleep(0.1)
+  left = [pid for pid in spawned if is_running(pid)]
+  for pid in left:
+    os.kill(pid, signal.SIGKILL)
+  assert not left
 
 
 def is_running(pid):
