@@ -83,14 +83,18 @@ def evaluation_crop(
   return image[top : top + size, left : left + size]
 
 
-def random_resized_crop(image, rng: np.random.Generator, config: DataConfig):
+def random_resized_crop(
+  image: UInt8[np.ndarray, "height width 3"], rng: np.random.Generator, config: DataConfig
+) -> UInt8[np.ndarray, "size size 3"]:
   """A random box of the image (`sample_box`), resized to the square."""
   top, left, height, width = sample_box(rng, *image.shape[:2], config.min_scale)
   box = image[top : top + height, left : left + width]
   return resize(box, config.image_size, config.image_size)
 
 
-def random_shift(image, rng: np.random.Generator, config: DataConfig):
+def random_shift(
+  image: UInt8[np.ndarray, "height width 3"], rng: np.random.Generator, config: DataConfig
+) -> UInt8[np.ndarray, "size size 3"]:
   """The whole image as a square, moved by up to max_shift pixels; black where nothing is left."""
   size, most = config.image_size, config.max_shift
   padded = cv2.copyMakeBorder(
@@ -100,7 +104,6 @@ def random_shift(image, rng: np.random.Generator, config: DataConfig):
   return padded[top : top + size, left : left + size]
 
 
-# config.crop -> (image, rng, config) -> UInt8[np.ndarray, "size size 3"]
 TRAINING_CROPS = {
   "random_resized": random_resized_crop,
   "shift": random_shift,

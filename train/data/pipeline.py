@@ -8,7 +8,7 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +36,7 @@ def train_batches(
   Each epoch has its own order, with every example once; a batch may span two epochs. The order
   depends on (seed, epoch) alone and the augmentation on (seed, position in the stream), so that the
   batches of all hosts, concatenated by host index, are the same to the bit for any number of hosts,
-  threads and workers, and for a start at any `first_step`.
+  threads and workers, and for a start at any `first_step`. `close()` ends its threads and workers.
 
   Args:
     batch_size: examples of a step over all hosts.
@@ -108,8 +108,8 @@ def eval_batches(
 def _host_batch(batch_size: int, host_count: int) -> int:
   if batch_size < 1 or batch_size % host_count:
     raise ConfigError(
-      f"the batch size is {batch_size}, but it must be a positive multiple of the {host_count}"
-      " processes of this run."
+      f"the batch size is {batch_size}, but it must be a positive multiple of {host_count}, the"
+      " number of processes."
     )
   return batch_size // host_count
 
@@ -129,7 +129,7 @@ class TrainingExample:
 class EvaluationExample:
   """position -> decoded and cropped example, or padding past the end of the split."""
 
-  records: Dataset
+  records: Sequence[dict]
   config: DataConfig
 
   def __call__(self, position: int) -> dict:

@@ -192,7 +192,13 @@ def _open_tfds(config: DataConfig, folder: pathlib.Path) -> Dataset:
   # Imported here because it takes most of a second, which --help and `synthetic` need not wait for.
   import tensorflow_datasets as tfds
 
-  builder = tfds.builder_from_directory(folder)
+  try:
+    builder = tfds.builder_from_directory(folder)
+  except Exception as error:  # JSON, protobuf and TFDS each have their own kinds
+    raise ConfigError(
+      f"dataset {config.dataset} in {folder} cannot be opened ({type(error).__name__}: {error}):"
+      " restore its JSON files or prepare it again."
+    ) from error
   info = builder.info
   formats = sorted(file_format.value for file_format in info.available_file_formats())
   if "array_record" not in formats:

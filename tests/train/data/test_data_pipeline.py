@@ -120,7 +120,10 @@ def test_an_example_is_augmented_anew_in_every_epoch(tiny_config):
   ("options", "message"),
   [
     ({"batch_size": 24}, "batch_size is 24, but the training split has 23 examples"),
-    ({"batch_size": 9, "host_count": 2}, "must be a positive multiple of the 2 processes"),
+    (
+      {"batch_size": 9, "host_count": 2},
+      "must be a positive multiple of 2, the number of processes",
+    ),
     ({"batch_size": 0}, "must be a positive multiple"),
     ({"batch_size": 8, "seed": -1}, "seed is -1"),
   ],

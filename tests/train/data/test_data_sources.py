@@ -96,6 +96,14 @@ def test_tfrecord_is_refused_with_the_command_that_converts(copied):
   assert f"--dataset_version_dir={folder} --out_file_format=array_record" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+def test_damaged_metadata_is_named(copied, name):
+  folder, config = copied
+  (folder / name).write_text((folder / name).read_text()[:40])
+  with pytest.raises(ConfigError, match=r"dataset tiny in .* cannot be opened"):
+    open_dataset(config)
+
+
 def test_an_unknown_split_lists_those_that_exist(tiny_config):
   with pytest.raises(ConfigError, match="no split validation: name one of train, test"):
     open_dataset(dataclasses.replace(tiny_config, eval_split="validation"))
