@@ -36,11 +36,28 @@ LAYOUTS = {
   "torchvision": (
     *_COMMON,
     (r"^backbone/stem/(conv|bn)/", r"\g<1>1/"),
-    (r"/cv(\d)/(conv|bn)/", r"/\2\1/"),
+    (r"^(backbone/.*)/cv(\d)/(conv|bn)/", r"\1/\3\2/"),
     (r"/shortcut/conv/", "/downsample/0/"),
     (r"/shortcut/bn/", "/downsample/1/"),
     (r"^backbone/stage(\d)/block(\d+)/", r"layer\1/\2/"),
     (r"^neck/", ""),
+  ),
+  "yolo11": (
+    *_COMMON,
+    (r"^stem_conv/", "model/0/"),
+    (r"^stage1/down/", "model/1/"),
+    (r"^stage1/units/", "model/2/"),
+    (r"^stage2/down/", "model/3/"),
+    (r"^stage2/units/", "model/4/"),
+    (r"^stage3/down/", "model/5/"),
+    (r"^stage3/units/", "model/6/"),
+    (r"^stage4/", "model/7/"),
+    (r"^pst/", "model/8/"),
+    (r"^down/", "model/10/"),
+    (r"^mix/", "model/12/"),
+    (r"^self_attention/", "model/13/"),
+    (r"^head/", "model/14/"),
+    (r"/(m|ffn)(\d)(?=/)", r"/\1/\2"),
   ),
 }
 # Without a neck the head is torchvision's single layer.
@@ -48,12 +65,12 @@ _PLAIN_HEAD = (r"^head/linear/", "fc/")
 
 # PyTorch lists entries in order of declaration. Siblings follow this list; numbers count up.
 _ORDER = (
-  *("q", "kv", "proj", "pe", "gate_conv1d"),
+  *("q", "kv", "qkv", "proj", "pe", "gate_conv1d"),
   *("conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "downsample"),
   *("layer1", "layer2", "layer3", "layer4"),
-  *("cv1", "cvup", "cv2", "cv3", "shortcut"),
+  *("cv1", "cvup", "cv2", "cv3", "m", "shortcut"),
   *(f"attnlayer_{i}" for i in range(16)),
-  *("attn", "mlp", "conv", "bn", "linear"),
+  *("attn", "mlp", "ffn", "conv", "bn", "linear"),
   *("pst", "down", "mix", "head", "fc"),
   *("model", "layer"),
   *("weight", "bias", "running_mean", "running_var", "num_batches_tracked"),

@@ -1,12 +1,16 @@
 """The networks: `create_model`, `list_models`."""
 
-from pst_jax.models.classifier import Classifier
+from pst_jax.models.classifier import ResNetClassifier
+from pst_jax.models.network import Network
 from pst_jax.models.registry import check_model_name, create_model, list_models, model_options
 from pst_jax.models.resnet import ResNet
+from pst_jax.models.yolo11 import Yolo11Classifier
 
 __all__ = [
-  "Classifier",
+  "Network",
   "ResNet",
+  "ResNetClassifier",
+  "Yolo11Classifier",
   "check_model_name",
   "create_model",
   "list_models",

@@ -7,7 +7,9 @@ import fnmatch
 import jax.numpy as jnp
 
 from pst_jax import ops
-from pst_jax.models.classifier import Classifier
+from pst_jax.models.classifier import ResNetClassifier
+from pst_jax.models.network import Network
+from pst_jax.models.yolo11 import Yolo11Classifier
 
 # name of the depth: (blocks of each stage, kind of block, channels of the neck)
 _DEPTHS = {
@@ -31,8 +33,22 @@ def _network(depth, family, with_neck):
   }
 
 
+# scale of channels, largest channels before it, C3k units everywhere
+_YOLO11 = {"n": (0.25, 1024, False), "s": (0.5, 1024, False), "m": (1.0, 512, True)}
+
+
+def _yolo11(scale, max_channels, always_c3k):
+  return {
+    "family": "yolo11",
+    "scale": scale,
+    "max_channels": max_channels,
+    "always_c3k": always_c3k,
+  }
+
+
 _NETWORKS = {
   **{f"r{name}-cls-pst": _network(depth, "paper", True) for name, depth in _PAPER.items()},
+  **{f"yolo11{size}-cls-pst": _yolo11(*layout) for size, layout in _YOLO11.items()},
   **{f"resnet{depth}": _network(depth, "torchvision", False) for depth in _DEPTHS},
   **{f"resnet{depth}_pst": _network(depth, "torchvision", True) for depth in _DEPTHS},
 }
@@ -45,8 +61,8 @@ def list_models(pattern: str = "*") -> list[str]:
 
 def model_options() -> tuple[str, ...]:
   """Names of the options that `create_model` takes for every network."""
-  fixed = {*_NETWORKS["resnet18"], "parent", "name"}
-  return tuple(f.name for f in dataclasses.fields(Classifier) if f.name not in fixed)
+  fixed = {"num_classes", "family", "parent", "name"}
+  return tuple(f.name for f in dataclasses.fields(Network) if f.name not in fixed)
 
 
 def check_model_name(name: str) -> None:
@@ -57,7 +73,7 @@ def check_model_name(name: str) -> None:
     raise ValueError(f"model {name!r} is unknown: {hint}? All: {', '.join(_NETWORKS)}")
 
 
-def create_model(name: str, num_classes: int = 1000, **options) -> Classifier:
+def create_model(name: str, num_classes: int = 1000, **options) -> Network:
   """A network as a Flax module without parameters.
 
   >>> model = create_model("resnet18_pst", num_classes=10, stem="small", width=0.25)
@@ -66,7 +82,7 @@ def create_model(name: str, num_classes: int = 1000, **options) -> Classifier:
   Args:
     name: one of `list_models()`.
     num_classes: length of the logits.
-    **options: fields of `Classifier`: top_k, dtype, group_size (examples that share BatchNorm
+    **options: fields of `Network`: top_k, dtype, group_size (examples that share BatchNorm
       statistics; None: the whole batch), dropout, stem, width, remat, selection,
       coarse_implementation, epsilon, momentum.
 
@@ -80,7 +96,9 @@ def create_model(name: str, num_classes: int = 1000, **options) -> Classifier:
         f"option {option!r} of model {name} is unknown: the options are "
         f"{', '.join(model_options())}"
       )
-  model = Classifier(num_classes=num_classes, **_NETWORKS[name], **options)
+  fixed = _NETWORKS[name]
+  network = Yolo11Classifier if fixed["family"] == "yolo11" else ResNetClassifier
+  model = network(num_classes=num_classes, **fixed, **options)
   _check_values(model)
   return model
 

@@ -8,13 +8,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from pst_jax.layers import ConvNorm, Layer
+from pst_jax.models.network import scale_width
 
 STAGE_FEATURES = (64, 128, 256, 512)
-
-
-def scale_width(features: int, width: float, multiple: int = 8) -> int:
-  """`features * width`, rounded to a multiple and never 0."""
-  return max(multiple, round(features * width / multiple) * multiple)
 
 
 class BasicBlock(Layer):
@@ -109,17 +105,7 @@ class ResNet(Layer):
   def __call__(
     self, images: Float[Array, "batch height width 3"], train: bool = False
   ) -> tuple[Float[Array, "batch h w c"], ...]:
-    """The output map of every stage, each half the size of the one before.
-
-    Raises:
-      ValueError: for images smaller than one step of the last stage (32 pixels, small stem 8).
-    """
-    least = {"imagenet": 32, "small": 8}[self.stem]
-    if min(images.shape[1:3]) < least:
-      raise ValueError(
-        f"images of {images.shape[1]}x{images.shape[2]} pixels are too small for stem="
-        f"'{self.stem}': give at least {least}x{least}"
-      )
+    """The output map of every stage, each half the size of the one before."""
     kernel, strides = {"imagenet": (7, 2), "small": (3, 1)}[self.stem]
     x = ConvNorm(
       scale_width(64, self.width),
