@@ -1,16 +1,20 @@
 """Dictionaries of arrays in PyTorch's layout <-> Flax variables."""
 
+import functools
+from collections.abc import Iterable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from pst_jax.convert.names import entries
+from pst_jax.convert.names import Entry, entries
 from pst_jax.layers import PST, PSTBlock, PyramidSparseAttention
 from pst_jax.models import create_model
 
-_COUNTER = "num_batches_tracked"
+COUNTER = "num_batches_tracked"
+"""BatchNorm's counter of training steps in PyTorch, which Flax does not keep."""
 
 
 def from_torch(model: str | nn.Module, state_dict: dict) -> dict:
@@ -25,9 +29,9 @@ def from_torch(model: str | nn.Module, state_dict: dict) -> dict:
     ValueError: entries missing, left over or of another shape; it lists their names.
   """
   if isinstance(model, str):
-    last = [name for name in state_dict if name.endswith(("linear.bias", "fc.bias"))]
-    model = _named(model, len(state_dict[last[-1]]) if last else None)
-  return _read(_model_entries(model), state_dict)
+    bias = last_bias(state_dict)
+    model = _named(model, len(state_dict[bias]) if bias else None)
+  return _read(network_entries(model), state_dict)
 
 
 def to_torch(model: str | nn.Module, variables: dict, *, num_batches_tracked: int = 0) -> dict:
@@ -44,7 +48,7 @@ def to_torch(model: str | nn.Module, variables: dict, *, num_batches_tracked: in
   if isinstance(model, str):
     last = variables["params"].get("head", {}).get("linear", {}).get("bias")
     model = _named(model, None if last is None else len(last))
-  wanted = _model_entries(model)
+  wanted = network_entries(model)
   given = {path: value for path, value in flatten_dict(_plain(variables)).items()}
   expected = {(e.collection, *e.path): e for e in wanted}
   _check(
@@ -114,10 +118,19 @@ def _named(name, num_classes):
   return create_model(name) if num_classes is None else create_model(name, num_classes)
 
 
-def _model_entries(model):
+def last_bias(names: Iterable[str]) -> str | None:
+  """The entry whose length is the number of classes; None: no entry is called like that."""
+  found = [name for name in names if name.endswith(("linear.bias", "fc.bias"))]
+  return found[-1] if found else None
+
+
+# Tracing a network takes up to half a second, and a conversion needs its entries several times.
+@functools.lru_cache(maxsize=32)
+def network_entries(model: nn.Module) -> tuple[Entry, ...]:
+  """The entries of a network's state dict, see `names.entries`."""
   # No parameter's shape depends on the size of the images.
   shapes = jax.eval_shape(model.clone(top_k=0).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-  return entries(model.family, _shapes(shapes))
+  return tuple(entries(model.family, _shapes(shapes)))
 
 
 def _shapes(variables):
@@ -133,7 +146,7 @@ def _plain(variables):
 
 
 def _counter_of(entry):
-  return entry.name.replace("running_var", _COUNTER)
+  return entry.name.replace("running_var", COUNTER)
 
 
 def _read(wanted, state_dict):
