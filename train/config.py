@@ -7,8 +7,10 @@ single fields (`--optim.learning-rate 0.1`). The resolved config is saved in the
 import dataclasses
 import difflib
 import json
+import math
 import pathlib
 import runpy
+import types
 import typing
 from dataclasses import dataclass, field
 from typing import Literal
@@ -33,7 +35,7 @@ class ModelConfig:
   dtype: Literal["float32", "bfloat16", "float64"] = "float32"
   """Compute type of convolutions and matmuls; parameters and statistics are float32 or wider."""
   batch_norm_group_size: int | None = None
-  """Examples that share BatchNorm statistics; none: the whole global batch."""
+  """Examples that share BatchNorm statistics; None: the whole global batch."""
   remat: bool = False
   """Recompute each stage in the backward pass: less memory, more time."""
 
@@ -45,11 +47,14 @@ class DataConfig:
   data_dir: str = "~/tensorflow_datasets"
   """Folder that holds prepared data sets."""
   train_split: str = "train"
+  """Split to train on; a slice such as `train[:90%]` is possible."""
   eval_split: str = "validation"
+  """Split to evaluate on."""
   image_size: int = 224
   """Side of the square images that the network sees."""
   crop: Literal["random_resized", "shift", "none"] = "random_resized"
-  """shift: the whole image, moved by up to `max_shift` pixels; none: as in evaluation."""
+  """random_resized: a random box of the image, resized; shift: the whole image, moved by up to
+  max_shift pixels; none: as in evaluation."""
   min_scale: float = 0.08
   """Smallest area of a random resized crop, as a share of the image."""
   max_shift: int = 0
@@ -77,16 +82,19 @@ class DataConfig:
 @dataclass(frozen=True)
 class OptimConfig:
   name: Literal["sgd", "adamw"] = "sgd"
+  """sgd: with Nesterov momentum, the decay joins the gradient; adamw: the decay is separate."""
   learning_rate: float = 0.1
   """Peak learning rate, for the global batch as it is (never rescaled)."""
   schedule: Literal["cosine", "step", "constant"] = "cosine"
+  """How the learning rate falls after the warm-up."""
   warmup_epochs: float = 0.0
   """Linear rise from 0 to the peak."""
   final_factor: float = 0.0
   """cosine: last learning rate as a share of the peak."""
   step_epochs: tuple[float, ...] = (30.0, 60.0, 80.0)
-  """step: epochs after which the learning rate is multiplied by step_factor."""
+  """step: epochs after which the learning rate falls."""
   step_factor: float = 0.1
+  """step: what the learning rate is multiplied by."""
   momentum: float = 0.9
   """sgd: momentum (Nesterov); adamw: beta 1."""
   beta2: float = 0.999
@@ -94,7 +102,7 @@ class OptimConfig:
   weight_decay: float = 1e-4
   """Applied to kernels alone: BatchNorm scales and every bias are spared."""
   clip_norm: float | None = None
-  """Largest global norm of the gradients; none: no clipping."""
+  """Largest global norm of the gradients; None: no clipping."""
 
 
 @dataclass(frozen=True)
@@ -112,13 +120,17 @@ class Config:
   seed: int = 0
   """Decides initial parameters, order of the data, augmentation and dropout."""
   epochs: float = 90.0
+  """Length of the run, in passes over the training split; fractions are possible."""
   batch_size: int = 256
   """Examples of a step, over all devices."""
   eval_batch_size: int = 256
+  """Examples of a batch of evaluation, over all devices; changes nothing but speed and memory."""
   eval_every_epochs: float = 1.0
+  """Evaluation comes after every so many epochs, and at the end."""
   eval_top_k: tuple[int, ...] = (0, 8)
   """Evaluate with each of these top_k, from the same parameters; 0: coarse attention alone."""
   label_smoothing: float = 0.0
+  """Share of the target that is spread evenly over all classes."""
   ema_decay: float = 0.0
   """Decay of the moving average of parameters that is evaluated; 0: none."""
   fsdp: int = 1
@@ -133,13 +145,22 @@ class Config:
 
 # Fields that change neither the result nor the record of a run, so that a resumed run may differ.
 RESUME_MAY_CHANGE = frozenset(
-  {"run_dir", "data.data_dir", "data.threads", "data.workers", "data.prefetch"}
+  {
+    "run_dir",
+    "data.data_dir",
+    "data.threads",
+    "data.workers",
+    "data.prefetch",
+    "checkpoint.keep_latest",
+  }
 )
 
-_POSITIVE = "a number above 0", lambda v: v > 0
-_NOT_NEGATIVE = "a number from 0", lambda v: v >= 0
+_POSITIVE = "a finite number above 0", lambda v: 0 < v < math.inf
+_NOT_NEGATIVE = "a finite number from 0", lambda v: 0 <= v < math.inf
 _SHARE = "a number from 0 to below 1", lambda v: 0 <= v < 1
 _RULES = {
+  # jax.random.key takes no more bits than these: a higher seed would be the same as a lower one.
+  "seed": ("a number from 0 to below 2**32", lambda v: 0 <= v < 2**32),
   "epochs": _POSITIVE,
   "batch_size": _POSITIVE,
   "eval_batch_size": _POSITIVE,
@@ -149,11 +170,13 @@ _RULES = {
   "ema_decay": _SHARE,
   "fsdp": _POSITIVE,
   "log_every": _POSITIVE,
+  "model.width": _POSITIVE,
   "data.image_size": _POSITIVE,
   "data.min_scale": ("a number above 0, at most 1", lambda v: 0 < v <= 1),
   "data.max_shift": _NOT_NEGATIVE,
   "data.eval_crop": ("a number above 0, at most 1", lambda v: 0 < v <= 1),
-  "data.std": ("numbers above 0", lambda v: min(v) > 0),
+  "data.mean": ("finite numbers", lambda v: all(map(math.isfinite, v))),
+  "data.std": ("finite numbers above 0", lambda v: all(0 < x < math.inf for x in v)),
   "data.threads": _POSITIVE,
   "data.workers": _NOT_NEGATIVE,
   "data.prefetch": _POSITIVE,
@@ -162,6 +185,8 @@ _RULES = {
   "optim.learning_rate": _POSITIVE,
   "optim.warmup_epochs": _NOT_NEGATIVE,
   "optim.final_factor": ("a number from 0 to 1", lambda v: 0 <= v <= 1),
+  "optim.step_epochs": ("finite numbers from 0", lambda v: all(0 <= x < math.inf for x in v)),
+  "optim.step_factor": _POSITIVE,
   "optim.momentum": _SHARE,
   "optim.beta2": _SHARE,
   "optim.weight_decay": _NOT_NEGATIVE,
@@ -183,15 +208,46 @@ def flatten(config: Config) -> dict:
 
 
 def check(config: Config) -> None:
-  """Raises ConfigError for a value that cannot be."""
+  """Raises ConfigError for a value of a wrong type, or one that cannot be."""
+  _check_types(config)
   values = flatten(config)
   for name, (expected, is_allowed) in _RULES.items():
     if not is_allowed(values[name]):
       raise ConfigError(f"{name} is {values[name]!r}, but it must be {expected}")
 
 
+def _check_types(config, prefix=""):
+  for name, kind in typing.get_type_hints(type(config)).items():
+    value = getattr(config, name)
+    if not _fits(value, kind):
+      expected = kind.__name__ if isinstance(kind, type) else str(kind).removeprefix("typing.")
+      raise ConfigError(f"{prefix}{name} is {value!r}, but its type must be {expected}")
+    if dataclasses.is_dataclass(kind):
+      _check_types(value, f"{name}.")
+
+
+def _fits(value, kind) -> bool:
+  origin, inner = typing.get_origin(kind), typing.get_args(kind)
+  if origin is Literal:
+    return value in inner
+  if origin is types.UnionType:
+    return any(_fits(value, each) for each in inner)
+  if origin is tuple:
+    if not isinstance(value, tuple):
+      return False
+    inner = inner[:1] * len(value) if inner[-1] is ... else inner
+    return len(value) == len(inner) and all(map(_fits, value, inner))
+  if isinstance(value, bool):
+    return kind is bool
+  return isinstance(value, int | float if kind is float else kind)
+
+
 def load_file(path: str) -> Config:
-  """The `config` of a config file; a bare name such as `digits` means configs/digits.py."""
+  """The `config` of a config file; a bare name such as `digits` means configs/digits.py.
+
+  Raises:
+    ConfigError: there is no such file, or it holds no config, or one with values that cannot be.
+  """
   file = pathlib.Path(path)
   if not file.exists() and file.suffix == "" and len(file.parts) == 1:
     file = pathlib.Path("configs") / f"{path}.py"
@@ -200,9 +256,15 @@ def load_file(path: str) -> Config:
     raise ConfigError(
       f"config file {path} was not found: give a path such as {', '.join(known) or 'my_config.py'}"
     )
-  config = runpy.run_path(str(file)).get("config")
+  try:
+    config = runpy.run_path(str(file)).get("config")
+  except Exception as error:
+    raise ConfigError(
+      f"config file {file} cannot be run ({type(error).__name__}: {error}): correct it"
+    ) from error
   if not isinstance(config, Config):
     raise ConfigError(f"{file} does not assign `config = train.config.Config(...)`: add that line")
+  check(config)
   return config
 
 

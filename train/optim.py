@@ -1,32 +1,36 @@
 """Learning rate schedule and optimizer."""
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
 from train.config import OptimConfig
 
 
-def make_schedule(config: OptimConfig, total_steps: int, steps_per_epoch: int) -> optax.Schedule:
+def make_schedule(config: OptimConfig, total_steps: int, steps_per_epoch: float) -> optax.Schedule:
   """Learning rate as a function of the step: linear warm-up, then the chosen decay.
 
-  The cosine ends at step `total_steps` with `final_factor` times the peak.
+  The cosine ends at step `total_steps` with `final_factor` times the peak; the step schedule
+  multiplies by `step_factor` once for each of `step_epochs` that has passed.
   """
   peak, warmup = config.learning_rate, round(config.warmup_epochs * steps_per_epoch)
   decay_steps = max(total_steps - warmup, 1)
   after_warmup = {
     "constant": lambda: optax.constant_schedule(peak),
     "cosine": lambda: optax.cosine_decay_schedule(peak, decay_steps, config.final_factor),
-    "step": lambda: optax.piecewise_constant_schedule(
-      peak,
-      {
-        max(round(epoch * steps_per_epoch) - warmup, 0): config.step_factor
-        for epoch in config.step_epochs
-      },
+    "step": lambda: _step_schedule(
+      peak, config.step_factor, [round(e * steps_per_epoch) - warmup for e in config.step_epochs]
     ),
   }[config.schedule]()
   if not warmup:
     return after_warmup
   return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after_warmup], [warmup])
+
+
+def _step_schedule(peak, factor, boundaries):
+  # optax's own takes a dictionary by boundary, in which boundaries that coincide would be one.
+  return lambda step: peak * factor ** jnp.sum(step >= np.array(boundaries, np.int32))
 
 
 def decayed(params):

@@ -1,0 +1,244 @@
+import dataclasses
+import json
+import math
+import pathlib
+import typing
+
+import pytest
+
+from train import config as schema
+from train.config import Config, ConfigError, check, difference, from_json, load_file, to_json
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+CONFIG_FILES = sorted((REPOSITORY / "configs").glob("*.py"))
+
+
+def changed(**fields) -> Config:
+  """A config with {"batch_size": 1, "model__width": 2.0} set, of whatever type."""
+  config = Config()
+  for name, value in fields.items():
+    section, _, field = name.rpartition("__")
+    if section:
+      inner = dataclasses.replace(getattr(config, section), **{field: value})
+      config = dataclasses.replace(config, **{section: inner})
+    else:
+      config = dataclasses.replace(config, **{field: value})
+  return config
+
+
+# Config files
+
+
+@pytest.mark.parametrize("path", CONFIG_FILES, ids=lambda path: path.stem)
+def test_every_config_file_comes_back_from_json(path):
+  config = load_file(str(path))
+  assert from_json(to_json(config)) == config
+
+
+@pytest.mark.parametrize("path", CONFIG_FILES, ids=lambda path: path.stem)
+def test_every_config_file_says_how_to_run_it(path):
+  assert f"python -m train configs/{path.name}" in path.read_text().split('"""')[1]
+
+
+def test_a_bare_name_is_looked_up_in_configs(monkeypatch):
+  monkeypatch.chdir(REPOSITORY)
+  assert load_file("digits") == load_file("configs/digits.py")
+
+
+def test_an_unknown_file_lists_those_that_exist(monkeypatch):
+  monkeypatch.chdir(REPOSITORY)
+  with pytest.raises(ConfigError, match=r"file digit was not found: .*configs/digits\.py"):
+    load_file("digit")
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("settings = 3", r"does not assign `config = train\.config\.Config\(\.\.\.\)`"),
+    ("config = {'epochs': 3}", "does not assign"),
+    ("from train.config import *\nconfig = Config(epoch=3)", "keyword argument 'epoch'"),
+    ("config = Config(", r"cannot be run \(SyntaxError: .*, line 1\)"),
+    ("import train.nothing", "No module named 'train.nothing'"),
+    ("from train.config import *\nconfig = Config(epochs=-1.0)", "epochs is -1.0"),
+    ("from train.config import *\nconfig = Config(model={'name': 'x'})", "must be ModelConfig"),
+  ],
+)
+def test_a_file_without_a_usable_config_is_refused(tmp_path, text, message):
+  path = tmp_path / "mine.py"
+  path.write_text(text)
+  with pytest.raises(ConfigError, match=message):
+    load_file(str(path))
+
+
+# The saved form
+
+
+@pytest.mark.parametrize(
+  ("values", "message"),
+  [
+    ({"learnin_rate": 1}, "unknown field learnin_rate"),
+    ({"optim": {"learnin_rate": 1}}, r"unknown field optim.learnin_rate: is it learning_rate\?"),
+  ],
+)
+def test_an_unknown_field_in_a_saved_config_is_named(values, message):
+  with pytest.raises(ConfigError, match=message):
+    from_json(json.dumps(values))
+
+
+def test_a_saved_config_that_was_cut_off_is_refused():
+  with pytest.raises(ConfigError, match="no valid JSON"):
+    from_json(to_json(Config())[:-20])
+
+
+def test_a_field_that_a_saved_config_lacks_has_its_default():
+  assert from_json('{"model": {"width": 0.5}}') == changed(model__width=0.5)
+
+
+# Resuming
+
+
+def test_the_difference_shows_old_and_new_values():
+  old, new = changed(seed=1, optim__learning_rate=0.1), changed(seed=2, optim__learning_rate=0.2)
+  assert difference(old, new) == ["seed: 1 -> 2", "optim.learning_rate: 0.1 -> 0.2"]
+
+
+def test_what_does_not_change_the_result_may_differ():
+  new = changed(
+    run_dir="elsewhere",
+    data__data_dir="elsewhere",
+    data__threads=3,
+    data__workers=2,
+    data__prefetch=5,
+    checkpoint__keep_latest=7,
+  )
+  assert difference(Config(), new) == []
+
+
+def test_every_other_field_must_stay():
+  free = {"run_dir", "data.data_dir", "data.threads", "data.workers", "data.prefetch"}
+  free |= {"checkpoint.keep_latest"}
+  fields = set(schema.flatten(Config()))
+  fixed = {
+    name
+    for name in fields
+    if difference(Config(), changed(**{name.replace(".", "__"): "another value"}))
+  }
+  assert fixed == fields - free
+
+
+# Values
+
+ALLOWED = {
+  "seed": [0, 2**32 - 1],
+  "label_smoothing": [0.0, 0.999],
+  "ema_decay": [0.0, 0.999],
+  "eval_top_k": [(0,), (8, 0)],
+  "data__min_scale": [1.0],
+  "data__max_shift": [0],
+  "data__eval_crop": [1.0],
+  "data__workers": [0],
+  "data__mean": [(0.0, -1.0, 2.0)],
+  "optim__warmup_epochs": [0.0, 0.5],
+  "optim__final_factor": [0.0, 1.0],
+  "optim__step_epochs": [(), (0.0, 3.0)],
+  "optim__momentum": [0.0],
+  "optim__weight_decay": [0.0],
+  "optim__clip_norm": [None, 0.1],
+  "epochs": [0.01, 3],
+}
+REFUSED = {
+  "seed": [-1, 2**32],
+  "epochs": [0.0, -1.0, math.nan, math.inf],
+  "batch_size": [0, -8],
+  "eval_batch_size": [0],
+  "eval_every_epochs": [0.0],
+  "eval_top_k": [(), (-1,), (0, -1)],
+  "label_smoothing": [-0.1, 1.0, math.nan],
+  "ema_decay": [-0.1, 1.0],
+  "fsdp": [0],
+  "log_every": [0],
+  "model__width": [0.0, -1.0, math.inf, math.nan],
+  "data__image_size": [0],
+  "data__min_scale": [0.0, 1.1],
+  "data__max_shift": [-1],
+  "data__eval_crop": [0.0, 1.1],
+  "data__mean": [(0.0, 0.0, math.nan)],
+  "data__std": [(1.0, 1.0, 0.0), (1.0, math.nan, 1.0), (math.inf, 1.0, 1.0)],
+  "data__threads": [0],
+  "data__workers": [-1],
+  "data__prefetch": [0],
+  "data__synthetic_examples": [0],
+  "data__synthetic_classes": [0],
+  "optim__learning_rate": [0.0, -0.1, math.nan, math.inf],
+  "optim__warmup_epochs": [-1.0, math.nan],
+  "optim__final_factor": [-0.1, 1.1, math.nan],
+  "optim__step_epochs": [(-1.0,), (math.nan,)],
+  "optim__step_factor": [0.0, -1.0],
+  "optim__momentum": [-0.1, 1.0],
+  "optim__beta2": [-0.1, 1.0],
+  "optim__weight_decay": [-1e-4, math.nan],
+  "optim__clip_norm": [0.0, -1.0],
+  "checkpoint__every_epochs": [0.0],
+  "checkpoint__keep_latest": [0],
+}
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_the_ends_of_a_range_are_allowed(name):
+  for value in ALLOWED[name]:
+    check(changed(**{name: value}))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_value_out_of_range_is_refused(name):
+  for value in REFUSED[name]:
+    with pytest.raises(ConfigError, match=rf"^{name.replace('__', '.')} is .*, but it must be"):
+      check(changed(**{name: value}))
+
+
+def test_every_number_has_a_rule():
+  """A new field comes with its range, or is known to have none that `check` could tell."""
+  elsewhere = {"model.top_k", "model.dropout", "model.batch_norm_group_size"}  # the network's own
+  numbers = {
+    name
+    for name, kind in field_types(Config).items()
+    if {int, float} & {kind, *typing.get_args(kind)}
+  }
+  assert numbers - elsewhere == {name.replace("__", ".") for name in REFUSED}
+
+
+def field_types(kind, prefix=""):
+  found = {}
+  for name, inner in typing.get_type_hints(kind).items():
+    nested = dataclasses.is_dataclass(inner)
+    found |= field_types(inner, f"{name}.") if nested else {prefix + name: inner}
+  return found
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"batch_size": "64"}, "batch_size is '64', but its type must be int"),
+    ({"batch_size": 64.0}, "batch_size is 64.0, but its type must be int"),
+    ({"batch_size": True}, "batch_size is True, but its type must be int"),
+    ({"epochs": "3"}, "epochs is '3', but its type must be float"),
+    ({"run_dir": None}, "run_dir is None, but its type must be str"),
+    ({"eval_top_k": 8}, r"eval_top_k is 8, but its type must be tuple\[int, ...\]"),
+    ({"eval_top_k": [0, 8]}, r"eval_top_k is \[0, 8\], but its type must be tuple"),
+    (
+      {"data__mean": (0.5, 0.5)},
+      r"data.mean is \(0.5, 0.5\), but its type must be tuple\[float, f",
+    ),
+    ({"data__flip": 1}, "data.flip is 1, but its type must be bool"),
+    ({"optim__schedule": "cosin"}, r"optim.schedule is 'cosin', .* Literal\['cosine', 'step',"),
+    ({"optim__clip_norm": "1"}, r"optim.clip_norm is '1', but its type must be float \| None"),
+    ({"model": "resnet18"}, "model is 'resnet18', but its type must be ModelConfig"),
+  ],
+)
+def test_a_value_of_a_wrong_type_is_refused(fields, message):
+  with pytest.raises(ConfigError, match=message):
+    check(changed(**fields))
+
+
+def test_a_whole_number_serves_where_a_fraction_may_stand():
+  check(changed(epochs=3, optim__learning_rate=1, optim__clip_norm=1, data__mean=(0, 1, 0)))
