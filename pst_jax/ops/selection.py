@@ -31,9 +31,24 @@ def token_scores(
 
 
 def select_top_k(scores, k, key=None):
-  """The `k` highest scores; of equal ones the lower index. Ignores the key."""
+  """The `k` highest scores; of equal ones the lower index. Ignores the key.
+
+  Equal to `jax.lax.top_k(scores, k)[1]`. The partitioner of XLA for CPUs replicates that operation:
+  a batch split over devices would be gathered for it. Reductions stay where the examples are.
+  """
   del key
-  return jax.lax.top_k(scores, k)[1]
+  tokens = scores.shape[-1]
+  position = jnp.arange(tokens)
+
+  def pick_next(taken, _):
+    best = jnp.max(scores, axis=-1, keepdims=True, where=~taken, initial=-jnp.inf)
+    # Not `scores == best`: whatever the scores (-inf, NaN), k different tokens are picked.
+    index = jnp.where(taken | (scores < best), tokens, position).min(axis=-1, keepdims=True)
+    return taken | (position == index), index[..., 0]
+
+  scores = jax.lax.stop_gradient(scores)
+  picked = jax.lax.scan(pick_next, jnp.zeros(scores.shape, bool), length=k)[1]
+  return jnp.moveaxis(picked, 0, -1)
 
 
 def select_gumbel(scores, k, key):
