@@ -18,6 +18,9 @@ from train.run_folder import open_run
 from train.setup import Setup, make_setup
 from train.state import TrainState
 
+# A step whose loss is finite can still spoil the parameters, and they must not be saved then.
+MUST_BE_FINITE = ("loss", "grad_norm", "param_norm")
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:
@@ -70,17 +73,17 @@ def train(config: Config) -> Result:
 def _steps(setup, dataset, checkpoints, log, state, first_step):
   config, accuracy = setup.config, None
   extra = {"config": flatten(config), "versions": _versions()}
-  losses = _Losses(checkpoints)
+  pending = _Metrics(checkpoints)
   batches = _Batches(setup, dataset, first_step)
   for step in range(first_step + 1, setup.total_steps + 1):
     batch = next(batches)
     state, metrics = setup.train_step(state, batch)
-    losses.add(step, metrics)
+    pending.add(step, metrics)
     log.advance(step)
     evaluation_due = setup.is_due(step, config.eval_every_epochs)
     save_due = setup.is_due(step, config.checkpoint.every_epochs)
     if step % config.log_every == 0 or evaluation_due or save_due:
-      values = losses.check()
+      values = pending.check()
       if step % config.log_every == 0 or step == setup.total_steps:
         waited = {"data_wait_seconds": batches.take_waited()}
         log.train(step, {"epoch": step / setup.steps_per_epoch} | values | waited)
@@ -127,7 +130,7 @@ class _Batches:
     return waited
 
 
-class _Losses:
+class _Metrics:
   """Metrics of the latest steps, left on the device until they are looked at."""
 
   def __init__(self, checkpoints: Checkpoints):
@@ -144,15 +147,16 @@ class _Losses:
     """The newest metrics.
 
     Raises:
-      ConfigError: the loss of a step since the last call was not finite.
+      ConfigError: since the last call a step's loss, gradients or parameters were not finite.
     """
     pending, self._pending = jax.device_get(self._pending), []
     for step, metrics in pending:
-      if not math.isfinite(metrics["loss"]):
+      wrong = [name for name in MUST_BE_FINITE if not math.isfinite(metrics[name])]
+      if wrong:
         last = self._checkpoints.latest_step
         good = f"the last good checkpoint is step {last}" if last else "there is no checkpoint yet"
         raise ConfigError(
-          f"the loss was {metrics['loss']} at step {step} with learning rate "
+          f"the {wrong[0]} was {metrics[wrong[0]]} at step {step} with learning rate "
           f"{metrics['learning_rate']:.3g}; {good}: lower optim.learning-rate, or clip gradients "
           "with optim.clip-norm, in a new run folder"
         )

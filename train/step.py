@@ -43,7 +43,10 @@ def make_train_step(
   gather: Callable = lambda params: params,
   scatter: Callable = lambda grads: grads,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
-  """The function (state, {"image", "label"}) -> (state, {"loss", "learning_rate", "grad_norm"}).
+  """The function (state, {"image", "label"}) -> (state, metrics).
+
+  The metrics are "loss" and "grad_norm" of the parameters before the step, its "learning_rate", and
+  "param_norm" after it; all of them are finite as long as the run is sound.
 
   Args:
     model: the network.
@@ -86,6 +89,7 @@ def make_train_step(
       "loss": loss,
       "learning_rate": schedule(state.step),
       "grad_norm": optax.global_norm(grads),
+      "param_norm": optax.global_norm(params),
     }
     return TrainState(state.step + 1, params, batch_stats, opt_state, ema), metrics
 
@@ -122,8 +126,8 @@ def masked_sums(
   # As argmax and top_k do, of equal logits the lower class comes first.
   earlier = jnp.arange(logits.shape[1]) < labels[:, None]
   rank = jnp.sum((logits > own) | ((logits == own) & earlier), axis=1)
-  # Nothing is greater than nan, but it is no right answer.
-  rank = jnp.where(jnp.isfinite(own[:, 0]), rank, logits.shape[1])
+  # Nothing is greater than nan and nan is greater than nothing, but it gives no right answer.
+  rank = jnp.where(jnp.isnan(logits).any(axis=1), logits.shape[1], rank)
   return {
     "loss": jnp.sum(jnp.where(mask, cross_entropy(logits, labels), 0)),
     "top1": jnp.sum(mask & (rank < 1)),
