@@ -57,7 +57,7 @@ def evaluate_run(config, folder, which="latest") -> dict[int, dict[str, float]]:
   """Restores a checkpoint and evaluates it; see `evaluation.evaluate`.
 
   Args:
-    config: of the run; its `eval_top_k`, data and `fsdp` may differ from the trained ones.
+    config: of the run; its `eval_top_k` and data may differ from the trained ones.
     folder: the RunFolder.
     which: "latest", "best" or a step.
 
@@ -72,7 +72,7 @@ def evaluate_run(config, folder, which="latest") -> dict[int, dict[str, float]]:
   from train.setup import make_setup
 
   dataset = open_dataset(config.data)
-  setup = make_setup(config, dataset.num_classes, dataset.num_train)
+  setup = make_setup(config, dataset.num_classes, dataset.num_train, for_training=False)
   with Checkpoints(folder.checkpoints, read_only=True) as checkpoints:
     restored = checkpoints.restore(setup.abstract_state, which)
   if restored is None:

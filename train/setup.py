@@ -73,7 +73,9 @@ def create_model(config: ModelConfig, num_classes: int) -> nn.Module:
     raise ConfigError(str(error)) from None
 
 
-def make_setup(config: Config, num_classes: int, num_train: int, devices=None) -> Setup:
+def make_setup(
+  config: Config, num_classes: int, num_train: int, devices=None, for_training: bool = True
+) -> Setup:
   """Checks the config against the data and the devices, before anything is compiled or saved.
 
   Args:
@@ -81,13 +83,16 @@ def make_setup(config: Config, num_classes: int, num_train: int, devices=None) -
     num_classes: of the data.
     num_train: training examples.
     devices: None: all.
+    for_training: False: evaluation alone, to which the batch size and `fsdp` do not matter, so that
+      any number of devices will do.
 
   Raises:
     ConfigError: a value that cannot be, alone or together with the data or devices.
   """
   check(config)
-  mesh = sharding.make_mesh(config.fsdp, devices)
-  _check_batch(config, num_train, mesh.size)
+  mesh = sharding.make_mesh(config.fsdp if for_training else 1, devices)
+  if for_training:
+    _check_batch(config, num_train, mesh.size)
   # Where the type is float64 the caller has enabled x64; without it JAX would compute in float32.
   if config.model.dtype == "float64" and not jax.config.jax_enable_x64:
     raise ConfigError("model.dtype is float64, which needs JAX_ENABLE_X64=1 in the environment")
@@ -156,7 +161,10 @@ def _state(
     shapes,
     shardings,
   )
-  return abstract, jax.jit(create, out_shardings=shardings)
+  # It runs once. On the CPU, optimized code for it takes five times longer to compile.
+  on_cpu = mesh.devices.flat[0].platform == "cpu"
+  options = {"xla_backend_optimization_level": 0} if on_cpu else {}
+  return abstract, jax.jit(create, out_shardings=shardings, compiler_options=options)
 
 
 def _check_batch(config, num_train, num_devices):
