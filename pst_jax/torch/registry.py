@@ -32,7 +32,7 @@ YOLO11 = {
   "yolo11s": (0.5, 1024, False),
   "yolo11m": (1.0, 512, True),
 }
-"""Name -> (width, largest channels before it, C3k units everywhere)."""
+"""Name -> (scale of channels, largest channels before it, C3k units everywhere)."""
 
 BUILDERS = (
   {f"{name}-cls-pst": partial(ReferenceNetwork, *layout) for name, layout in REFERENCE.items()}
@@ -66,24 +66,17 @@ def create_model(
     num_classes: length of the logits.
     top_k: coarse tokens that PST's fine branch opens; 0 is coarse attention alone. It changes no
       parameter and nothing in a network without PST; `model.set_top_k` changes it later.
-    width: multiplier of every channel count (not for YOLO11, whose name tells its width).
-    stem: "imagenet", or "small" for 32-pixel images: 3x3 stride 1, no pooling (not for YOLO11).
+    width: multiplies every number of channels, rounded to multiples of 8, inside PST of 32.
+    stem: "imagenet", or "small" for images of about 32 pixels: four times the resolution.
     dropout: rate before the last layer.
 
   Raises:
-    ValueError: unknown name or stem, or an option that the network does not have.
+    ValueError: unknown name or stem.
   """
   if name not in BUILDERS:
     close = difflib.get_close_matches(name, BUILDERS, n=3) or list_models()
     raise ValueError(f"model {name!r} is unknown; did you mean {', '.join(close)}?")
   if stem not in STEMS:
     raise ValueError(f"stem {stem!r} is unknown; choose one of {', '.join(STEMS)}")
-  options = {"num_classes": num_classes, "dropout": dropout, "width": width, "stem": stem}
-  if BUILDERS[name].func is Yolo11:
-    if (width, stem) != (1.0, "imagenet"):
-      raise ValueError(
-        f"{name} was asked for with width={width}, stem={stem!r}, but YOLO11 has one form of each "
-        "size; leave both out and choose among yolo11n, yolo11s and yolo11m"
-      )
-    del options["width"], options["stem"]
-  return BUILDERS[name](**options).set_top_k(top_k)
+  builder = BUILDERS[name]
+  return builder(num_classes=num_classes, width=width, stem=stem, dropout=dropout).set_top_k(top_k)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pst_jax.torch.layers import PST, ConvNorm, merge_heads, split_heads
-from pst_jax.torch.network import Classify, Network
+from pst_jax.torch.network import Classify, Network, scaled, scaled_pst
 
 
 class Bottleneck(nn.Module):
@@ -81,7 +81,7 @@ class PSABlock(nn.Module):
 
   def __init__(self, channels: int):
     super().__init__()
-    self.attn = Attention(channels, channels // 64)
+    self.attn = Attention(channels, max(1, channels // 64))
     self.ffn = nn.Sequential(
       ConvNorm(channels, 2 * channels), ConvNorm(2 * channels, channels, activation=None)
     )
@@ -110,28 +110,35 @@ class Yolo11(Network):
   """The three sizes of the network; their depth of 0.5 makes every repeat one.
 
   Args:
-    width: multiplies the channels below.
-    max_channels: channels are cut to this before the multiplication.
+    scale: multiplies the channels 64, 128, 256, 512, 1024.
+    max_channels: channels are cut to this before that.
     always_c3k: C3k units in every C3k2, not in the deep ones alone.
     num_classes: number of classes.
+    width: as in `create_model`.
+    stem: "imagenet", or "small": stride 1 in the first two layers.
     dropout: rate before the last layer.
   """
 
   def __init__(
     self,
-    width: float,
+    scale: float,
     max_channels: int,
     always_c3k: bool,
     num_classes: int,
+    width: float,
+    stem: str,
     dropout: float,
   ):
     super().__init__()
     c1, c2, c3, c4, c5 = (
-      math.ceil(min(c, max_channels) * width / 8) * 8 for c in (64, 128, 256, 512, 1024)
+      scaled(math.ceil(min(c, max_channels) * scale / 8) * 8, width)
+      for c in (64, 128, 256, 512, 1024)
     )
+    c5 = scaled_pst(c5, 1.0)
+    stride = {"imagenet": 2, "small": 1}[stem]
     layers = {
-      "0": ConvNorm(3, c1, 3, 2),
-      "1": ConvNorm(c1, c2, 3, 2),
+      "0": ConvNorm(3, c1, 3, stride),
+      "1": ConvNorm(c1, c2, 3, stride),
       "2": C3k2(c2, c3, always_c3k, 0.25),
       "3": ConvNorm(c3, c3, 3, 2),
       "4": C3k2(c3, c4, always_c3k, 0.25),
@@ -142,7 +149,7 @@ class Yolo11(Network):
       "10": ConvNorm(c5 + c4, c5, 3, 2),
       "12": C3k2(2 * c5, c5, True),
       "13": C2PSA(c5),
-      "14": Classify(c5, 1280, num_classes, dropout),
+      "14": Classify(c5, scaled(1280, width), num_classes, dropout),
     }
     self.model = nn.ModuleDict(layers)  # 9 and 11 are concatenations, which own nothing
 

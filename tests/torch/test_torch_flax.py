@@ -42,12 +42,12 @@ def test_flax_weights_are_the_twins_entries_in_order(name):
   ("name", "top_k", "options"),
   [
     ("r18-cls-pst", 0, SMALL),
-    ("r18-cls-pst", 2, SMALL),
-    ("r18-cls-pst", 2, SMALL | {"stem": "imagenet"}),
-    ("r18-cls-pst", 2, SMALL | {"width": 0.3}),
+    ("r18-cls-pst", 2, SMALL | {"width": 0.3, "stem": "imagenet"}),
     ("resnet18", 0, SMALL),
     ("resnet18_pst", 3, SMALL),
     ("resnet26_pst", 3, SMALL),
+    ("yolo11n-cls-pst", 2, SMALL),
+    ("yolo11m-cls-pst", 2, SMALL | {"width": 0.3, "stem": "imagenet"}),
   ],
 )
 def test_logits_agree_on_odd_images(name, top_k, options):
@@ -61,7 +61,7 @@ def test_logits_agree_on_odd_images(name, top_k, options):
 
 @functools.cache
 def fine_training_step():
-  twin, model, variables = twins("resnet18_pst", top_k=3, **SMALL)
+  twin, model, variables = twins("resnet18_pst", top_k=3, **SMALL | {"width": 0.125})
   images, labels = image("fine training", (4, 3, 40, 24)), np.arange(4)
   logits = twin.train()(torch.from_numpy(images))
   torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels)).backward()

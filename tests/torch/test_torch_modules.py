@@ -130,7 +130,6 @@ def test_bfloat16_gives_bfloat16():
     ),
     (lambda: create_model("resnet19"), "'resnet19' is unknown; did you mean resnet1"),
     (lambda: create_model("resnet18", stem="tiny"), "stem 'tiny' is unknown"),
-    (lambda: create_model("yolo11n-cls-pst", width=0.5), "width=0.5.* leave both out"),
   ],
 )
 def test_a_mistake_is_told_in_one_sentence(call, words):

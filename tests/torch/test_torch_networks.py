@@ -8,6 +8,9 @@ from torch import nn
 from pst_jax.torch import create_model, fold_batch_norm, list_models
 
 CLASSIFIERS = list(dict.fromkeys(key.split("/")[0] for key in golden_values.arrays("classifiers")))
+# Through 101 layers float32 rounding alone moves PST's map: the golden r101 map is 1.1e-4 away from
+# the same network in float64, and 1.5e-4 from the twin on one thread (2e-5 on two).
+PST_TOLERANCE = dict.fromkeys(CLASSIFIERS, 1e-4) | {"r101-cls-pst": 3e-4}
 TORCHVISION = ["resnet18", "resnet34", "resnet50", "resnet101"]
 
 
@@ -18,8 +21,10 @@ def manifest_name(name):
 def with_golden_weights(name):
   scale = (0.7, 1.1) if name.startswith("yolo11") else (0.5, 0.9)
   values = golden_values.state_dict(manifest_name(name), scale)
-  model = create_model(name)
-  model.load_state_dict({entry: torch.from_numpy(value) for entry, value in values.items()})
+  with torch.device("meta"):  # no time is lost on initial values
+    model = create_model(name)
+  tensors = {entry: torch.from_numpy(value) for entry, value in values.items()}
+  model.load_state_dict(tensors, assign=True)
   return model
 
 
@@ -41,7 +46,8 @@ def test_classifier_is_the_golden_one_coarse_and_fine(name):
       features = model.set_top_k(top_k).forward_features(images)
       logits = model.forward_head(features)
     assert golden_values.difference(logits, golden[f"{name}/logits_k{top_k}"]) <= 1e-4
-    assert golden_values.difference(features["pst"], golden[f"{name}/pst_out_k{top_k}"]) <= 1e-4
+    distance = golden_values.difference(features["pst"], golden[f"{name}/pst_out_k{top_k}"])
+    assert distance <= PST_TOLERANCE[name]
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
@@ -104,9 +110,8 @@ def test_training_step_moves_the_buffers_as_the_golden_one(training_step):
 
 @pytest.mark.parametrize("name", list_models())
 def test_every_parameter_gets_a_finite_gradient(name):
-  small = {} if name.startswith("yolo11") else {"width": 0.125, "stem": "small"}
-  model = create_model(name, num_classes=5, top_k=2, **small)
-  model(torch.randn(2, 3, 65, 49)).square().sum().backward()
+  model = create_model(name, num_classes=5, top_k=2, width=0.125, stem="small")
+  model(torch.randn(2, 3, 33, 65)).square().sum().backward()
   silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
   assert silent == []
 
@@ -114,8 +119,7 @@ def test_every_parameter_gets_a_finite_gradient(name):
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("name", ["r18-cls-pst", "resnet18_pst", "yolo11n-cls-pst"])
 def test_a_traced_network_agrees_on_another_batch_size(name):
-  small = {} if name.startswith("yolo11") else {"width": 0.125, "stem": "small"}
-  model = create_model(name, num_classes=5, top_k=2, **small).eval()
+  model = create_model(name, num_classes=5, top_k=2, width=0.125, stem="small").eval()
   images = torch.randn(3, 3, 64, 64)
   with torch.no_grad():
     traced = torch.jit.trace(model, images[:1], check_trace=False)
@@ -170,8 +174,8 @@ def test_dropout_is_before_the_last_layer():
 
 @pytest.mark.parametrize("name", ["r18-cls-pst", "resnet18_pst", "yolo11n-cls-pst"])
 def test_folded_network_agrees_and_has_no_batch_norm(name):
-  model = create_model(name, num_classes=5, top_k=2)
-  images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+  model = create_model(name, num_classes=5, top_k=2, width=0.125, stem="small")
+  images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
   with torch.no_grad():
     model.train()(images)  # moves the running statistics away from 0 and 1
     folded = fold_batch_norm(model)
