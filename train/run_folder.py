@@ -23,13 +23,16 @@ class RunFolder:
     """The resolved config of the run.
 
     Raises:
-      ConfigError: the folder is no run.
+      ConfigError: the folder is no run, or its config is damaged.
     """
     if not self.config.is_file():
       raise ConfigError(
         f"{self.path} is no run folder: it has no config.json; give the run_dir of a training run"
       )
-    return from_json(self.config.read_text())
+    try:
+      return from_json(self.config.read_text())
+    except ConfigError as error:
+      raise ConfigError(f"{self.config} cannot be used: {error}") from None
 
 
 @contextlib.contextmanager
@@ -74,7 +77,7 @@ def _save_or_compare(folder: RunFolder, config: Config) -> None:
         f"{folder.path} holds a run with another config ({'; '.join(changed)}): choose another "
         "--run-dir, or give the old values to resume it"
       )
-    return
+  # Also when resuming: evaluation looks for the data where they are now.
   temporary = folder.config.with_suffix(".tmp")
   try:
     with open(temporary, "w") as file:
