@@ -13,13 +13,10 @@ import gc
 import logging
 import math
 import os
-import pathlib
-import sys
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import flax.traverse_util
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
@@ -27,20 +24,21 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy, save_decis
 
 from train import checkpoint_files as files
 from train.checkpoint_files import Which, check_directory, read_extra
+from train.checkpoint_read import (
+  DamagedError,
+  Restored,
+  check_leaves,
+  flatten,
+  garbage_unreported,
+  kind,
+  read_checkpoint,
+)
 from train.config import ConfigError
 from train.digest import digests
 
 __all__ = ["Checkpoints", "Restored", "check_directory", "read_extra"]
 
 _log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Restored:
-  state: PyTree
-  step: int
-  extra: dict
-  metrics: dict[str, float]
 
 
 class Checkpoints:
@@ -147,12 +145,12 @@ class Checkpoints:
     Raises:
       ConfigError: this or the save before it failed, e.g. because the disk is full.
     """
-    leaves = _flatten(state)
+    leaves = flatten(state)
     record = {
       "extra": extra,
       "metrics": {name: float(value) for name, value in (metrics or {}).items()},
       "leaves": {
-        name: [*_kind(leaf), digest]
+        name: [*kind(leaf), digest]
         for (name, leaf), digest in zip(leaves.items(), digests(list(leaves.values())), strict=True)
       },
     }
@@ -186,14 +184,46 @@ class Checkpoints:
       ConfigError: every checkpoint is damaged, the step asked for does not exist or is damaged, or
         its leaves are not those of the abstract state.
     """
+    wanted = flatten(abstract_state)
+
+    def choose(saved, what):
+      check_leaves(wanted, saved, what)
+      return wanted
+
+    restored = self._restore_first_good(step, choose)
+    if restored is None:
+      return None
+    state = jax.tree.unflatten(jax.tree.structure(abstract_state), list(restored.state.values()))
+    return dataclasses.replace(restored, state=state)
+
+  def restore_part(
+    self, choose: Callable[[Iterable[str]], Iterable[str]], step: Which = "latest"
+  ) -> Restored | None:
+    """As `restore`, but reads some leaves alone, onto one device; the state is {name: array}.
+
+    Args:
+      choose: the names of all leaves, such as "params/head/linear/bias" -> those to read.
+      step: see `restore`.
+    """
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def abstract(saved, _):
+      return {
+        name: jax.ShapeDtypeStruct(saved[name][1], saved[name][0], sharding=place)
+        for name in choose(saved)
+      }
+
+    return self._restore_first_good(step, abstract)
+
+  def _restore_first_good(self, step, choose):
     if self._manager:
       self.wait()
     damaged = {}
     for candidate in files.steps_to_try(self.directory, step):
-      with _garbage_unreported():
+      with garbage_unreported():
         try:
-          restored = _restore(self.directory, candidate, abstract_state)
-        except _DamagedError as error:
+          restored = read_checkpoint(self.directory, candidate, choose)
+        except DamagedError as error:
           damaged[candidate] = str(error)
         if candidate in damaged:
           gc.collect()
@@ -256,10 +286,6 @@ class Checkpoints:
     self._manager.reload()
 
 
-class _DamagedError(Exception):
-  pass
-
-
 def _hush_orbax() -> None:
   """Drops what Orbax logs at errors, tracebacks of each thread: the error is raised as well."""
   logger = logging.getLogger("absl")
@@ -270,17 +296,6 @@ def _hush_orbax() -> None:
 def _from_others(record: logging.LogRecord) -> bool:
   inside = f"{os.sep}orbax{os.sep}" in record.pathname
   return not inside or logging.getLogger("absl").isEnabledFor(logging.INFO)
-
-
-@contextlib.contextmanager
-def _garbage_unreported():
-  """Orbax leaves failed reads to the garbage collector, which prints their tracebacks."""
-  hook = sys.unraisablehook
-  sys.unraisablehook = lambda _: None
-  try:
-    yield
-  finally:
-    sys.unraisablehook = hook
 
 
 @dataclasses.dataclass(frozen=True)
@@ -299,73 +314,5 @@ class _Best(preservation_policy.PreservationPolicy):
     return [c.step == best for c in checkpoints]
 
 
-def _restore(directory: pathlib.Path, step: int, abstract_state: PyTree) -> Restored:
-  wanted = _flatten(abstract_state)
-  with _agreed():
-    record = files.read_record(directory, step)
-  _check_leaves(wanted, record["leaves"], f"The checkpoint of step {step} in {directory}")
-  # The handler alone, without the manager: its barrier would wait for a process that failed.
-  with _agreed(), contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
-    nested = handler.restore(
-      directory / str(step) / "state",
-      args=ocp.args.StandardRestore(flax.traverse_util.unflatten_dict(wanted, sep="/")),
-    )
-    leaves = flax.traverse_util.flatten_dict(nested, sep="/")
-  ordered = [leaves[name] for name in wanted]
-  found = zip(wanted, digests(ordered), strict=True)
-  wrong = [name for name, digest in found if digest != record["leaves"][name][2]]
-  if wrong:
-    raise _DamagedError(f"changed content of {_listed(wrong)}")
-  state = jax.tree.unflatten(jax.tree.structure(abstract_state), ordered)
-  return Restored(state, step, record["extra"], record["metrics"])
-
-
-@contextlib.contextmanager
-def _agreed():
-  """Turns an error of any process into `_DamagedError` in every process."""
-  failure = None
-  try:
-    yield
-  except Exception as error:
-    failure = error
-  good = failure is None
-  if jax.process_count() > 1:
-    good = bool(multihost_utils.process_allgather(np.int32(good)).all())
-  if not good:
-    raise _DamagedError(files.short(failure) if failure else "another process cannot read it")
-
-
-def _check_leaves(wanted: dict[str, Any], saved: dict[str, list], what: str) -> None:
-  differing = [name for name in wanted if name in saved and _kind(wanted[name]) != saved[name][:2]]
-  problems = {
-    "it lacks": [name for name in wanted if name not in saved],
-    "it has in excess": [name for name in saved if name not in wanted],
-    "other shapes or types": [
-      "{} {}{} instead of {}{}".format(name, *saved[name][:2], *_kind(wanted[name]))
-      for name in differing
-    ],
-  }
-  text = "; ".join(f"{problem}: {_listed(names)}" for problem, names in problems.items() if names)
-  if text:
-    raise ConfigError(
-      f"{what} does not fit this config ({text}); use the config that made it, or another run_dir."
-    )
-
-
-def _flatten(tree: PyTree) -> dict[str, Any]:
-  """{"params/head/kernel": leaf}, in the order of the tree's leaves."""
-  paths = jax.tree_util.tree_leaves_with_path(tree)
-  return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
-
-
-def _kind(leaf) -> list:
-  return [str(leaf.dtype), list(leaf.shape)]
-
-
 def _reasons(damaged: dict[int, str]) -> str:
   return ", ".join(f"step {step} ({reason})" for step, reason in damaged.items())
-
-
-def _listed(items, most: int = 5) -> str:
-  items = list(items)
-  return ", ".join(items[:most]) + (f" and {len(items) - most} more" * (len(items) > most))
