@@ -96,9 +96,9 @@ class OptimConfig:
   step_factor: float = 0.1
   """step: what the learning rate is multiplied by."""
   momentum: float = 0.9
-  """sgd: momentum (Nesterov); adamw: beta 1."""
+  """sgd: Nesterov momentum; adamw: beta 1, the decay of the mean gradient."""
   beta2: float = 0.999
-  """adamw: beta 2."""
+  """adamw: beta 2, the decay of the mean squared gradient."""
   weight_decay: float = 1e-4
   """Applied to kernels alone: BatchNorm scales and every bias are spared."""
   clip_norm: float | None = None
