@@ -171,8 +171,8 @@ class PST(PSTLayer):
     if channels <= 0 or channels % HEAD_DIM:
       raise ValueError(
         f"PST with features={self.features} and expansion={self.expansion} is {channels} channels "
-        f"wide inside, which is no multiple of {HEAD_DIM}: choose e.g. features="
-        f"{max(1, round(channels / HEAD_DIM)) * round(HEAD_DIM / self.expansion)}"
+        f"wide inside, which is no multiple of {HEAD_DIM}: choose them so that "
+        f"features * expansion = {max(1, round(channels / HEAD_DIM)) * HEAD_DIM}"
       )
     init = {"kernel_init": self.kernel_init}
     maps = [self.conv_norm(channels, "cv1", **init)(x, train)]
