@@ -7,7 +7,7 @@ from flax import linen as nn
 
 from pst_jax.ops.attention import accumulation_dtype
 
-SHARED = ("dtype", "epsilon", "momentum", "group_size")
+SHARED = ("dtype", "epsilon", "momentum", "group_size", "folded")
 
 
 class Layer(nn.Module, kw_only=True):
@@ -18,12 +18,15 @@ class Layer(nn.Module, kw_only=True):
     epsilon: added to the variance in BatchNorm.
     momentum: share of the running statistics that a training step keeps.
     group_size: examples that share batch statistics; None: the whole batch.
+    folded: BatchNorm is part of the convolutions, for inference alone; `pst_jax.fold_batch_norm`
+      makes the variables for it.
   """
 
   dtype: Any = jnp.float32
   epsilon: float = 1e-5
   momentum: float = 0.9
   group_size: int | None = None
+  folded: bool = False
 
   @property
   def param_dtype(self):

@@ -44,7 +44,10 @@ class Conv(Layer):
 
 
 class ConvNorm(Layer):
-  """Convolution without bias, BatchNorm, then `activation` (None: nothing)."""
+  """Convolution without bias, BatchNorm, then `activation` (None: nothing).
+
+  With `folded` a bias takes the place of BatchNorm.
+  """
 
   features: int
   kernel: int = 1
@@ -66,15 +69,27 @@ class ConvNorm(Layer):
       name="conv",
       **self.shared,
     )(x)
-    x = BatchNorm(name="bn", **self.shared)(x, train)
+    norm = self._add_bias if self.folded else BatchNorm(name="bn", **self.shared)
+    x = norm(x, train)
     return x if self.activation is None else self.activation(x)
+
+  def _add_bias(self, x, train):
+    if train:
+      raise ValueError(
+        "a network whose BatchNorm is folded cannot train: train it with folded=False"
+      )
+    bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+    return (x + bias).astype(x.dtype)
 
   def affine(self) -> tuple[Float[Array, "channels features"], Float[Array, "features"]]:
     """Kernel and bias of the affine map that a 1x1 layer is in evaluation, before activation.
 
     Only after the layer was called: its parameters must exist.
     """
-    norm, statistics = self.variables["params"]["bn"], self.variables["batch_stats"]["bn"]
+    params = self.variables["params"]
+    kernel = jnp.squeeze(params["conv"]["kernel"], (0, 1))
+    if self.folded:
+      return kernel, params["bias"]
+    norm, statistics = params["bn"], self.variables["batch_stats"]["bn"]
     factor = norm["scale"] * jax.lax.rsqrt(statistics["var"] + self.epsilon)
-    kernel = jnp.squeeze(self.variables["params"]["conv"]["kernel"], (0, 1))
     return kernel * factor, norm["bias"] - statistics["mean"] * factor
