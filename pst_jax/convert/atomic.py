@@ -42,14 +42,14 @@ def atomic_write(dest: str | os.PathLike, *, force: bool = False) -> Iterator[Bi
       be written (no permission, disk full).
   """
   target = Path(os.path.realpath(dest))
-  _check_free(dest, target, force)
+  check_free(dest, force=force)
   temporary = target.with_name(f".pst_jax-{secrets.token_hex(8)}.tmp")
   try:
     with open(temporary, "xb") as file:
       yield file
       file.flush()
       os.fsync(file.fileno())
-    _check_free(dest, target, force)  # writing takes a while, and others write too
+    check_free(dest, force=force)  # writing takes a while, and others write too
     os.replace(temporary, target)
   except OSError as error:
     reason = error.strerror or error
@@ -59,7 +59,9 @@ def atomic_write(dest: str | os.PathLike, *, force: bool = False) -> Iterator[Bi
       temporary.unlink(missing_ok=True)
 
 
-def _check_free(dest: str | os.PathLike, target: Path, force: bool) -> None:
+def check_free(dest: str | os.PathLike, *, force: bool = False) -> None:
+  """Raises ValueError for a place where `atomic_write` would not write."""
+  target = Path(os.path.realpath(dest))
   if not target.parent.is_dir():
     raise ValueError(f"{dest}: the folder {target.parent} does not exist; make it first")
   if target.exists() and not target.is_file():

@@ -93,10 +93,10 @@ def read_torch_file(path: str | os.PathLike, *, ema: bool | None = None) -> Torc
 
 
 def to_float32(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """The same entries with every floating type turned to float32; integers and bools stay."""
+  """The same entries with every floating type turned to float32; all others stay as they are."""
   return {
     # NumPy gives the floating types of ml_dtypes (bfloat16, float8) the kind "V".
-    name: array.astype(np.float32) if array.dtype.kind in "fV" else array
+    name: array.astype(np.float32, copy=False) if array.dtype.kind in "fV" else array
     for name, array in state_dict.items()
   }
 
