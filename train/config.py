@@ -117,6 +117,9 @@ class CheckpointConfig:
 class Config:
   run_dir: str = "runs/default"
   """Folder of this run; an existing one is resumed."""
+  init_from: str = ""
+  """Weights that a new run starts from: a .pt, .pth or .safetensors file, or a folder (another run,
+  or what `python -m pst_jax convert` wrote); the head is new if the classes differ."""
   seed: int = 0
   """Decides initial parameters, order of the data, augmentation and dropout."""
   epochs: float = 90.0

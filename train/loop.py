@@ -13,6 +13,7 @@ from train.checkpoint import Checkpoints
 from train.config import Config, ConfigError, flatten
 from train.data import Dataset, open_dataset, train_batches
 from train.evaluation import evaluate
+from train.init_from import initial_values
 from train.logging import RunLog
 from train.run_folder import open_run
 from train.setup import Setup, make_setup
@@ -43,13 +44,15 @@ def train(config: Config) -> Result:
   dataset = open_dataset(config.data)
   setup = make_setup(config, dataset.num_classes, dataset.num_train)
   is_main = jax.process_index() == 0
+  # Before the folder is made: with a mistake in init_from there shall be no run.
+  given, origin = initial_values(setup)
   with (
     open_run(config, is_main) as folder,
     Checkpoints(folder.checkpoints, keep_latest=config.checkpoint.keep_latest) as checkpoints,
   ):
     checkpoints.require_space(setup.abstract_state)
     restored = checkpoints.restore(setup.abstract_state)
-    state = restored.state if restored else setup.initial_state()
+    state = restored.state if restored else setup.initial_state(given=given)
     first_step = restored.step if restored else 0
     with RunLog(
       folder.path,
@@ -58,7 +61,8 @@ def train(config: Config) -> Result:
       start_step=first_step,
       enabled=is_main,
     ) as log:
-      log.message(_headline(setup, dataset, folder.path, first_step))
+      for line in [_headline(setup, dataset, folder.path, first_step), *origin]:
+        log.message(line)
       state, accuracy = _steps(setup, dataset, checkpoints, log, state, first_step)
       checkpoints.wait()
       if accuracy is None:  # resumed after the last step
@@ -72,7 +76,12 @@ def train(config: Config) -> Result:
 
 def _steps(setup, dataset, checkpoints, log, state, first_step):
   config, accuracy = setup.config, None
-  extra = {"config": flatten(config), "versions": _versions()}
+  # Whoever takes the weights elsewhere finds the names of the classes with them.
+  extra = {
+    "config": flatten(config),
+    "versions": _versions(),
+    "class_names": dataset.class_names,
+  }
   pending = _Metrics(checkpoints)
   batches = _Batches(setup, dataset, first_step)
   for step in range(first_step + 1, setup.total_steps + 1):

@@ -30,7 +30,7 @@ class Setup:
     total_steps: steps of the whole run.
     steps_per_epoch: training examples / batch size, a fraction in general.
     abstract_state: shapes, types and shardings of the state.
-    initial_state: () -> the state at step 0, made sharded.
+    initial_state: (given values or nothing) -> the state at step 0, made sharded.
     train_step: (state, batch) -> (state, metrics); donates the state.
     eval_step: (variables, batch) -> sums by top_k.
   """
@@ -41,7 +41,7 @@ class Setup:
   total_steps: int
   steps_per_epoch: float
   abstract_state: TrainState
-  initial_state: Callable[[], TrainState]
+  initial_state: Callable[..., TrainState]
   train_step: Any
   eval_step: Any
 
@@ -141,7 +141,7 @@ def make_setup(
 
 def _state(
   config: Config, model: nn.Module, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> tuple[TrainState, Callable[[], TrainState]]:
+) -> tuple[TrainState, Callable[..., TrainState]]:
   size = config.data.image_size
   create = functools.partial(
     initial_state,

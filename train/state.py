@@ -3,6 +3,7 @@
 from typing import Any
 
 import flax.struct
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import optax
@@ -40,10 +41,25 @@ def initial_state(
   key: jax.Array,
   image_shape: tuple[int, int, int],
   keep_ema: bool,
+  given: dict[str, jax.Array] | None = None,
 ) -> TrainState:
-  """The state at step 0; meant to run under jit, so that every array is born sharded."""
+  """The state at step 0; meant to run under jit, so that every array is born sharded.
+
+  Args:
+    model: the network.
+    optimizer: its state is made from the parameters.
+    key: of the random start.
+    image_shape: height, width and channels.
+    keep_ema: start moving averages.
+    given: {"params/backbone/stem/conv/kernel": array} that take the place of random values.
+  """
   # The images' batch does not matter: parameters do not depend on it.
   variables = model.init(key, jnp.zeros((1, *image_shape), model.dtype))
+  leaves = flax.traverse_util.flatten_dict(variables, sep="/")
+  for name, value in (given or {}).items():
+    # A copy: an argument of a function under jit may be handed through, not owned by the state.
+    leaves[name] = jnp.array(value, leaves[name].dtype, copy=True)
+  variables = flax.traverse_util.unflatten_dict(leaves, sep="/")
   params, batch_stats = variables["params"], variables["batch_stats"]
   # A copy: donating a buffer that two leaves share crashes.
   ema = jax.tree.map(jnp.copy, dict(variables)) if keep_ema else None

@@ -155,7 +155,7 @@ def digits(digits_dir, tmp_path, monkeypatch):
   # The first batch is read before the first step: the state, which takes time to compile, is
   # never looked at.
   def without_state(*arguments):
-    return dataclasses.replace(make_setup(*arguments), initial_state=lambda: None)
+    return dataclasses.replace(make_setup(*arguments), initial_state=lambda **_: None)
 
   monkeypatch.setattr(loop, "make_setup", without_state)
   command = f"{TINY} --data.dataset digits --data.data-dir {tmp_path}/data --data.eval-split test"
