@@ -3,7 +3,7 @@
 from pst_jax import convert, layers, ops
 from pst_jax.compiler import compiler_options
 from pst_jax.fold import fold_batch_norm
-from pst_jax.models import create_model, list_models
+from pst_jax.models import create_model, list_models, summarize
 
 __version__ = "0.1.0"
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
   "layers",
   "list_models",
   "ops",
+  "summarize",
 ]
