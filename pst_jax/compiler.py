@@ -4,8 +4,9 @@ import functools
 
 import jax
 
-# ynn: convolutions go to Eigen instead of XLA's own slow path (jaxlib 0.10.2, on the CPU).
-_MEASURED = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "reduce"}}
+# Leaves YNNPACK the reductions (BatchNorm's sums), where it is fast, and takes convolutions and
+# products from it, back to Eigen (jaxlib 0.10.2).
+_MEASURED = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}}
 
 
 @functools.cache
