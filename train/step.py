@@ -6,19 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int
 
+from pst_jax.inference import normalize
 from train.config import Config
 from train.state import TrainState
-
-
-def normalize(
-  images: UInt8[Array, "batch height width 3"], mean, std, dtype
-) -> Float[Array, "batch height width 3"]:
-  """(images / 255 - mean) / std, computed in float32."""
-  wide = images.astype(jnp.promote_types(dtype, jnp.float32))
-  scale = 1 / (255 * jnp.array(std, wide.dtype))
-  return (wide * scale - jnp.array(mean, wide.dtype) / jnp.array(std, wide.dtype)).astype(dtype)
 
 
 def cross_entropy(

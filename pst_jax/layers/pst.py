@@ -48,6 +48,9 @@ class PyramidSparseAttention(PSTLayer):
   P is the depthwise position term of the coarse values, g a learned gate (0.5 until it is trained).
   The kv projection is shared by both maps. In evaluation it is an affine map, so only the
   selected children are projected; in training it needs the batch statistics of the whole map.
+
+  With `mutable=["intermediates"]` it hands out `queries`, `keys` (of the coarse map) and, with
+  top_k > 0, `selected`: the coarse tokens that each head opened.
   """
 
   num_heads: int
@@ -86,6 +89,8 @@ class PyramidSparseAttention(PSTLayer):
     q = self.conv_norm(channels, "q", **linear)(x, train)
     q = q.reshape(batch, height * width, self.num_heads, dim)
     k, v = ops.split_heads(project_kv(upper, train), self.num_heads)
+    self.sow("intermediates", "queries", q)
+    self.sow("intermediates", "keys", k)
     out = ops.coarse_attention(q, k, v, implementation=self.coarse_implementation)
     if self.top_k:
       fine = self._fine_branch(q, k, x, upper, project_kv, train)
@@ -99,6 +104,7 @@ class PyramidSparseAttention(PSTLayer):
   def _fine_branch(self, q, k, x, upper, project_kv, train):
     key = self.make_rng("selection") if self.has_rng("selection") else None
     selected = self.selection(ops.token_scores(q, k), self.top_k, key)
+    self.sow("intermediates", "selected", selected)
     children, inside = ops.child_indices(selected, upper.shape[1:3], x.shape[1:3])
     if train:
       k_fine, v_fine = ops.split_heads(project_kv(x, train), self.num_heads)
