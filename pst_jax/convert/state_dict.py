@@ -46,15 +46,15 @@ def to_torch(model: str | nn.Module, variables: dict, *, num_batches_tracked: in
     ValueError: variables missing, left over or of another shape; it lists their names.
   """
   if isinstance(model, str):
-    last = variables["params"].get("head", {}).get("linear", {}).get("bias")
+    last = variables.get("params", {}).get("head", {}).get("linear", {}).get("bias")
     model = _named(model, None if last is None else len(last))
   wanted = network_entries(model)
-  given = {path: value for path, value in flatten_dict(_plain(variables)).items()}
+  given = flatten_dict(variables)
   expected = {(e.collection, *e.path): e for e in wanted}
   _check(
     {"/".join(path): _flax_shape(entry) for path, entry in expected.items()},
     {"/".join(path): np.shape(value) for path, value in given.items()},
-    "Flax variables",
+    "the Flax variables do",
   )
   state_dict = {}
   for path, entry in expected.items():
@@ -92,6 +92,11 @@ def _attention_fields(sd, prefix=""):
   return channels, channels // dim
 
 
+def _ratio(width, whole):
+  """A ratio that int(whole * ratio) takes back to `width`, whatever the rounding."""
+  return (width + 0.5) / whole
+
+
 def _attention(sd, _):
   channels, heads = _attention_fields(sd)
   return PyramidSparseAttention(heads), (channels, channels)
@@ -99,16 +104,16 @@ def _attention(sd, _):
 
 def _block(sd, _):
   channels, heads = _attention_fields(sd, "attn.")
-  return PSTBlock(heads, sd["mlp.0.conv.weight"].shape[0] / channels), (channels, channels)
+  return PSTBlock(heads, _ratio(sd["mlp.0.conv.weight"].shape[0], channels)), (channels, channels)
 
 
 def _pst(sd, num_blocks):
   inner, features = sd["cv1.conv.weight"].shape[0], sd["cv2.conv.weight"].shape[0]
   if num_blocks is None:
     num_blocks = len({name.split(".")[0] for name in sd if name.startswith("attnlayer_")})
-  ratio = sd["attnlayer_0.mlp.0.conv.weight"].shape[0] / inner if num_blocks else 2.0
+  hidden = sd["attnlayer_0.mlp.0.conv.weight"].shape[0] if num_blocks else 0
   channels = sd["cv1.conv.weight"].shape[1], sd["cvup.conv.weight"].shape[1]
-  return PST(features, num_blocks, ratio, inner / features), channels
+  return PST(features, num_blocks, _ratio(hidden, inner), _ratio(inner, features)), channels
 
 
 _MODULES = {"psattn": _attention, "psattn_block": _block, "pst": _pst}
@@ -141,10 +146,6 @@ def _flax_shape(entry):
   return entry.axes.from_torch(np.broadcast_to(0, entry.shape)).shape
 
 
-def _plain(variables):
-  return {name: variables[name] for name in variables}
-
-
 def _counter_of(entry):
   return entry.name.replace("running_var", COUNTER)
 
@@ -156,7 +157,7 @@ def _read(wanted, state_dict):
   absent = {
     name: shape for name, shape in counters.items() if not any(c in given for c in counters)
   }
-  _check({e.name: e.shape for e in wanted} | counters, given | absent, "state dict")
+  _check({e.name: e.shape for e in wanted} | counters, given | absent, "the state dict does")
   flat = {
     (e.collection, *e.path): np.ascontiguousarray(e.axes.from_torch(np.asarray(state_dict[e.name])))
     for e in wanted
@@ -164,7 +165,7 @@ def _read(wanted, state_dict):
   return unflatten_dict(flat)
 
 
-def _check(expected, given, what):
+def _check(expected, given, subject):
   wrong = {
     "missing": [name for name in expected if name not in given],
     "left over": [name for name in given if name not in expected],
@@ -176,7 +177,7 @@ def _check(expected, given, what):
   }
   problems = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in wrong.items() if names]
   if problems:
-    raise ValueError(f"the {what} does not fit the network: {'; '.join(problems)}")
+    raise ValueError(f"{subject} not fit the network: {'; '.join(problems)}")
 
 
 def _listed(names, most=20):
