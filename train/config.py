@@ -61,6 +61,15 @@ class DataConfig:
   """Largest move of crop=shift, in pixels of the resized image."""
   flip: bool = True
   """Mirror half of the training images left to right."""
+  randaugment_layers: int = 0
+  """RandAugment: random operations that each training image goes through; 0: none."""
+  randaugment_magnitude: float = 9.0
+  """RandAugment: strength of the operations, from 0 to 30."""
+  color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+  """Largest random change of brightness, contrast, saturation (shares) and hue (of a turn)."""
+  on_bad_image: Literal["raise", "skip"] = "raise"
+  """A damaged image ends the run, or is replaced by the next good one and named in the log; in
+  evaluation skip leaves it out of the count."""
   eval_crop: float = 0.875
   """Evaluation: the short side is resized to image_size / eval_crop, then the centre is cut out."""
   mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -154,6 +163,7 @@ RESUME_MAY_CHANGE = frozenset(
     "data.threads",
     "data.workers",
     "data.prefetch",
+    "data.on_bad_image",
     "checkpoint.keep_latest",
   }
 )
@@ -177,6 +187,12 @@ _RULES = {
   "data.image_size": _POSITIVE,
   "data.min_scale": ("a number above 0, at most 1", lambda v: 0 < v <= 1),
   "data.max_shift": _NOT_NEGATIVE,
+  "data.randaugment_layers": _NOT_NEGATIVE,
+  "data.randaugment_magnitude": ("a number from 0 to 30", lambda v: 0 <= v <= 30),
+  "data.color_jitter": (
+    "finite numbers from 0, the last (hue) at most 0.5",
+    lambda v: all(0 <= x < math.inf for x in v) and v[3] <= 0.5,
+  ),
   "data.eval_crop": ("a number above 0, at most 1", lambda v: 0 < v <= 1),
   "data.mean": ("finite numbers", lambda v: all(map(math.isfinite, v))),
   "data.std": ("finite numbers above 0", lambda v: all(0 < x < math.inf for x in v)),
@@ -217,6 +233,11 @@ def check(config: Config) -> None:
   for name, (expected, is_allowed) in _RULES.items():
     if not is_allowed(values[name]):
       raise ConfigError(f"{name} is {values[name]!r}, but it must be {expected}")
+  if config.data.max_shift >= config.data.image_size:
+    raise ConfigError(
+      f"data.max_shift is {config.data.max_shift}, but it must be less than data.image_size, which "
+      f"is {config.data.image_size}"
+    )
 
 
 def _check_types(config, prefix=""):
