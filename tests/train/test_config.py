@@ -109,6 +109,7 @@ def test_what_does_not_change_the_result_may_differ():
     data__threads=3,
     data__workers=2,
     data__prefetch=5,
+    data__on_bad_image="skip",
     checkpoint__keep_latest=7,
   )
   assert difference(Config(), new) == []
@@ -116,6 +117,7 @@ def test_what_does_not_change_the_result_may_differ():
 
 def test_every_other_field_must_stay():
   free = {"run_dir", "data.data_dir", "data.threads", "data.workers", "data.prefetch"}
+  free |= {"data.on_bad_image"}
   free |= {"checkpoint.keep_latest"}
   fields = set(schema.flatten(Config()))
   fixed = {
@@ -134,7 +136,10 @@ ALLOWED = {
   "ema_decay": [0.0, 0.999],
   "eval_top_k": [(0,), (8, 0)],
   "data__min_scale": [1.0],
-  "data__max_shift": [0],
+  "data__max_shift": [0, 223],
+  "data__randaugment_layers": [0],
+  "data__randaugment_magnitude": [0.0, 30.0],
+  "data__color_jitter": [(0.0, 0.0, 0.0, 0.0), (2.0, 2.0, 2.0, 0.5)],
   "data__eval_crop": [1.0],
   "data__workers": [0],
   "data__mean": [(0.0, -1.0, 2.0)],
@@ -160,7 +165,10 @@ REFUSED = {
   "model__width": [0.0, -1.0, math.inf, math.nan],
   "data__image_size": [0],
   "data__min_scale": [0.0, 1.1],
-  "data__max_shift": [-1],
+  "data__max_shift": [-1, 224],
+  "data__randaugment_layers": [-1],
+  "data__randaugment_magnitude": [-1.0, 31.0, math.nan],
+  "data__color_jitter": [(-0.1, 0.0, 0.0, 0.0), (0.0, math.inf, 0.0, 0.0), (0.0, 0.0, 0.0, 0.6)],
   "data__eval_crop": [0.0, 1.1],
   "data__mean": [(0.0, 0.0, math.nan)],
   "data__std": [(1.0, 1.0, 0.0), (1.0, math.nan, 1.0), (math.inf, 1.0, 1.0)],
