@@ -112,7 +112,8 @@ def read_weights(
   try:
     metadata = describe(file, pathlib.Path(path).name, model)
     _check_types(file.state_dict)
-    state_dict = to_float32(file.state_dict)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is named
+      state_dict = to_float32(file.state_dict)
     check_finite(state_dict)
     return Weights(
       from_torch(create_model(metadata.model, **metadata.options), state_dict), metadata
