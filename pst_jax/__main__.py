@@ -4,13 +4,15 @@ import argparse
 import os
 import sys
 
-from pst_jax.commands import convert, inspect, models
+from pst_jax.commands import convert, export, inspect, models, predict
 
 # name: (what it does, function that adds its arguments, function that runs it)
 COMMANDS = {
   "models": ("list the networks and what they cost", models.add_arguments, models.run),
   "convert": ("turn weights into another form", convert.add_arguments, convert.run),
+  "export": ("turn a network into StableHLO to deploy it", export.add_arguments, export.run),
   "inspect": ("show what a file of weights holds", inspect.add_arguments, inspect.run),
+  "predict": ("name what is on images", predict.add_arguments, predict.run),
 }
 
 
