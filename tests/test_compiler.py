@@ -1,6 +1,7 @@
 """XLA options for the CPU: in force where they are known, absent where they are not."""
 
 import jax
+
 import pst_jax
 from pst_jax import compiler
 

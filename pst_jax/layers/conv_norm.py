@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from pst_jax import ops
 from pst_jax.layers.base import Layer
 from pst_jax.layers.norm import BatchNorm
 
@@ -15,10 +16,7 @@ pytorch_conv_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Conv(Layer):
-  """Convolution without bias, padded by kernel // 2 on every side.
-
-  ('SAME' padding would differ from PyTorch's at stride 2.)
-  """
+  """Convolution without bias, padded by kernel // 2 on every side."""
 
   features: int
   kernel: int = 1
@@ -33,14 +31,7 @@ class Conv(Layer):
     groups = x.shape[-1] if self.depthwise else 1
     shape = (self.kernel, self.kernel, x.shape[-1] // groups, self.features)
     kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-    return jax.lax.conv_general_dilated(
-      x.astype(self.dtype),
-      kernel.astype(self.dtype),
-      window_strides=(self.strides, self.strides),
-      padding=[(self.kernel // 2, self.kernel // 2)] * 2,
-      dimension_numbers=("NHWC", "HWIO", "NHWC"),
-      feature_group_count=groups,
-    )
+    return ops.conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.strides)
 
 
 class ConvNorm(Layer):

@@ -7,6 +7,7 @@ import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from pst_jax import ops
 from pst_jax.layers import ConvNorm, Layer
 from pst_jax.models.network import scale_width
 
@@ -117,7 +118,7 @@ class ResNet(Layer):
       **self.shared,
     )(images, train)
     if self.stem == "imagenet":
-      x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+      x = ops.max_pool(x)
     stage_class = nn.remat(Stage, static_argnums=(2,)) if self.remat else Stage
     maps = []
     for i, num_blocks in enumerate(self.stage_sizes):

@@ -7,6 +7,7 @@ from pst_jax.ops.attention import (
   gated_fusion,
   split_heads,
 )
+from pst_jax.ops.convolution import conv2d, max_pool
 from pst_jax.ops.gather import gather_and_project, gather_tokens
 from pst_jax.ops.resize import resize_bilinear
 from pst_jax.ops.selection import (
@@ -27,10 +28,12 @@ __all__ = [
   "check_pyramid",
   "child_indices",
   "coarse_attention",
+  "conv2d",
   "fine_attention",
   "gated_fusion",
   "gather_and_project",
   "gather_tokens",
+  "max_pool",
   "resize_bilinear",
   "select_gumbel",
   "select_random",

@@ -1,0 +1,132 @@
+"""Convolution and max pooling in the forms that XLA compiles well: NHWC maps, HWIO kernels.
+
+On every platform but the CPU these are XLA's own operations, apart from 1x1 convolutions, which are
+matrix products everywhere. The forms for the CPU were measured with jaxlib 0.10.2; they differ from
+XLA's operations by the order of float sums alone.
+"""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+
+def conv2d(
+  x: Float[Array, "batch height width channels"],
+  kernel: Float[Array, "side side channels_per_group features"],
+  strides: int = 1,
+) -> Float[Array, "batch new_height new_width features"]:
+  """Convolution without bias, padded by side // 2 on every side.
+
+  ('SAME' padding would differ from PyTorch's at stride 2.)
+
+  Args:
+    x: the map.
+    kernel: `channels_per_group` is 1 for a depthwise convolution, else the channels of `x`.
+    strides: in both directions.
+  """
+  side, _, per_group, features = kernel.shape
+  if side == 1:
+    return lax.dot_general(x[:, ::strides, ::strides], kernel[0, 0], (((3,), (0,)), ((), ())))
+  plain = functools.partial(_convolve, strides=strides)
+  if per_group == 1 and features == x.shape[-1] > 1 and strides == 1:
+    return lax.platform_dependent(x, kernel, cpu=_sum_of_taps, default=plain)
+  return plain(x, kernel)
+
+
+def _convolve(x, kernel, strides):
+  padding = kernel.shape[0] // 2
+  return lax.conv_general_dilated(
+    x,
+    kernel,
+    window_strides=(strides, strides),
+    padding=[(padding, padding)] * 2,
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    feature_group_count=x.shape[-1] // kernel.shape[2],
+  )
+
+
+def _sum_of_taps(x, kernel):
+  """Depthwise convolution of stride 1 as one multiply-add of a shifted map for each tap."""
+  side, (height, width) = kernel.shape[0], x.shape[1:3]
+  edge = (side // 2, side // 2)
+  x = jnp.pad(x, ((0, 0), edge, edge, (0, 0)))
+  taps = itertools.product(range(side), repeat=2)
+  return sum(x[:, i : i + height, j : j + width] * kernel[i, j, 0] for i, j in taps)
+
+
+@jax.custom_vjp
+def max_pool(
+  x: Float[Array, "batch height width channels"],
+) -> Float[Array, "batch new_height new_width channels"]:
+  """Largest value of 3x3 windows, stride 2, padding 1; the gradient goes to the first one."""
+  largest = functools.partial(functools.reduce, jnp.maximum)
+  return lax.platform_dependent(x, cpu=lambda x: largest(_windows(x)), default=_reduce_window)
+
+
+def _reduce_window(x):
+  padding = ((0, 0), (1, 1), (1, 1), (0, 0))
+  return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
+
+
+def _windows(x):
+  """The nine shifted maps under a 3x3 window of stride 2."""
+  rows, columns = ((size + 1) // 2 for size in x.shape[1:3])
+  x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+  return [
+    x[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2]
+    for i, j in itertools.product(range(3), repeat=2)
+  ]
+
+
+def _backward(x, gradient):
+  return (
+    lax.platform_dependent(
+      x,
+      gradient,
+      cpu=_interleave_gradient,
+      default=lambda x, gradient: jax.vjp(_reduce_window, x)[1](gradient)[0],
+    ),
+  )
+
+
+# The forms of the platforms would save different things for the backward pass, so only `x` is.
+max_pool.defvjp(lambda x: (max_pool(x), x), _backward)
+
+
+def _interleave_gradient(x, gradient):
+  """The gradient without scattering.
+
+  An even row or column of `x` lies under one window row or column, as its middle; an odd one under
+  two, as the last of one and the first of the next. So `x` is four interleaved maps, each of which
+  sums the gradients of the windows whose maximum it is.
+  """
+  (height, width), (rows, columns) = x.shape[1:3], gradient.shape[1:3]
+  edge = ((0, 0), (0, 1), (0, 1), (0, 0))
+  place = jnp.pad(_place_of_maximum(_windows(x)), edge, constant_values=-1)
+  gradient = jnp.pad(gradient, edge)
+  under = (((1, 0),), ((2, 0), (0, 1)))  # (row in the window, which window) of even and odd rows
+
+  def quarter(row_parity, column_parity):
+    total = 0
+    for (i, row), (j, column) in itertools.product(under[row_parity], under[column_parity]):
+      window = (slice(None), slice(row, row + rows), slice(column, column + columns))
+      total += jnp.where(place[window] == 3 * i + j, gradient[window], 0)
+    return total
+
+  pairs = [jnp.stack([quarter(a, 0), quarter(a, 1)], axis=3) for a in range(2)]
+  whole = jnp.stack(pairs, axis=2).reshape(x.shape[0], 2 * rows, 2 * columns, x.shape[3])
+  return whole[:, :height, :width]
+
+
+def _place_of_maximum(windows):
+  """Which of the nine maps holds the largest value; the first of equal ones."""
+  best, *others = windows
+  place = jnp.zeros(best.shape, jnp.int8)
+  for number, value in enumerate(others, 1):
+    larger = value > best
+    best, place = jnp.where(larger, value, best), jnp.where(larger, jnp.int8(number), place)
+  return place
