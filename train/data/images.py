@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from train.config import DataConfig
+from train.data.color import jitter
+from train.data.randaugment import randaugment
 
 # Grain's threads and processes are the parallelism; OpenCV's own pool would only compete with them.
 cv2.setNumThreads(0)
@@ -111,11 +113,12 @@ TRAINING_CROPS = {
 }
 
 
-def training_crop(
+def training_image(
   image: UInt8[np.ndarray, "height width 3"], rng: np.random.Generator, config: DataConfig
 ) -> UInt8[np.ndarray, "size size 3"]:
-  """The crop that `config.crop` names, mirrored left to right half of the time if asked."""
+  """All that the host does to a training image: crop, flip, RandAugment, colour jitter."""
   image = TRAINING_CROPS[config.crop](image, rng, config)
   if config.flip and rng.random() < 0.5:
     image = cv2.flip(image, 1)
-  return image
+  image = randaugment(image, rng, config.randaugment_layers, config.randaugment_magnitude)
+  return jitter(image, rng, config.color_jitter) if any(config.color_jitter) else image

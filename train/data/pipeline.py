@@ -15,10 +15,13 @@ import numpy as np
 
 from train.config import ConfigError, DataConfig
 from train.data import images
-from train.data.sources import Dataset
+from train.data.damage import DamageLog, load_image, load_next_good, require_skip
+from train.data.sources import BadImage, Dataset
 
 Batch = dict[str, np.ndarray]
 WATCHDOG_SECONDS = 1.0
+# Travels with an example to the process that logs: the index of a damaged record, or -1.
+BAD = "bad"
 
 
 def train_batches(
@@ -48,7 +51,7 @@ def train_batches(
 
   Raises:
     ConfigError: batch_size does not divide by host_count or exceeds the split, or seed is negative;
-      from the iterator: a record or image is damaged.
+      from the iterator: a record or image is damaged, and `config.on_bad_image` is "raise".
   """
   host_batch = _host_batch(batch_size, host_count)
   if batch_size > dataset.num_train:
@@ -61,16 +64,17 @@ def train_batches(
   import grain
 
   stream = (
-    grain.MapDataset.source(dataset.train)
+    grain.MapDataset.range(dataset.num_train)
     .seed(seed)
     .shuffle()
     .repeat()
-    .random_map(TrainingExample(config))
+    .random_map(TrainingExample(dataset.train, config))
   )
   # A host's part is a run of neighbours in the stream, not a stride: the global batch keeps its
   # order, and BatchNorm groups their members, whatever the number of hosts.
   parts = stream.batch(host_batch, drop_remainder=True)
-  return _read(parts[first_step * host_count + host_index :: host_count], config)
+  damage = DamageLog(dataset.train, "the next good one takes its place")
+  return _read(parts[first_step * host_count + host_index :: host_count], config, damage)
 
 
 def eval_batches(
@@ -91,18 +95,21 @@ def eval_batches(
 
   Yields:
     image, label: as in `train_batches`.
-    mask: bool [batch_size / host_count]; False where the example is padding.
+    mask: bool [batch_size / host_count]; False where the example is padding, or a damaged image
+      with `config.on_bad_image` "skip": nothing ever replaces one here, it is not counted.
 
   Raises:
     ConfigError: batch_size does not divide by host_count; from the iterator: a record or image is
-      damaged.
+      damaged, and `config.on_bad_image` is "raise".
   """
   host_batch = _host_batch(batch_size, host_count)
   import grain
 
   padded_length = -(-dataset.num_eval // batch_size) * batch_size
   stream = grain.MapDataset.range(padded_length).map(EvaluationExample(dataset.eval, config))
-  return _read(stream.batch(host_batch, drop_remainder=True)[host_index::host_count], config)
+  parts = stream.batch(host_batch, drop_remainder=True)
+  damage = DamageLog(dataset.eval, "it is left out of the evaluation")
+  return _read(parts[host_index::host_count], config, damage)
 
 
 def _host_batch(batch_size: int, host_count: int) -> int:
@@ -116,47 +123,53 @@ def _host_batch(batch_size: int, host_count: int) -> int:
 
 @dataclass(frozen=True)
 class TrainingExample:
-  """(record, generator) -> decoded, cropped and mirrored example."""
+  """(index, generator) -> decoded and augmented example.
 
+  What replaces a damaged image depends on its index alone, and the generator on the position in the
+  stream: the stream stays the same for any number of hosts, threads and workers.
+  """
+
+  records: Sequence[dict]
   config: DataConfig
 
-  def __call__(self, record: dict, rng: np.random.Generator) -> dict:
-    image = images.training_crop(_decode(record), rng, self.config)
-    return {"image": image, "label": np.int32(record["label"])}
+  def __call__(self, index: int, rng: np.random.Generator) -> dict:
+    bad = -1
+    try:
+      image, label = load_image(self.records, index)
+    except BadImage as error:
+      require_skip(error, self.config)
+      bad = index
+      image, label = load_next_good(self.records, index)
+    image = images.training_image(image, rng, self.config)
+    return {"image": image, "label": np.int32(label), BAD: np.int64(bad)}
 
 
 @dataclass(frozen=True)
 class EvaluationExample:
-  """position -> decoded and cropped example, or padding past the end of the split."""
+  """position -> decoded and cropped example, or zeros past the end of the split."""
 
   records: Sequence[dict]
   config: DataConfig
 
   def __call__(self, position: int) -> dict:
-    if position >= len(self.records):
-      size = self.config.image_size
-      image, label = np.zeros((size, size, 3), np.uint8), 0
-    else:
-      record = self.records[position]
-      image, label = images.evaluation_crop(_decode(record), self.config), record["label"]
+    size, bad = self.config.image_size, -1
+    image, label, counts = np.zeros((size, size, 3), np.uint8), 0, False
+    if position < len(self.records):
+      try:
+        image, label = load_image(self.records, position)
+        image, counts = images.evaluation_crop(image, self.config), True
+      except BadImage as error:
+        require_skip(error, self.config)
+        bad = position
     return {
       "image": image,
       "label": np.int32(label),
-      "mask": np.bool_(position < len(self.records)),
+      "mask": np.bool_(counts),
+      BAD: np.int64(bad),
     }
 
 
-def _decode(record: dict) -> np.ndarray:
-  try:
-    return images.decode(record["image"])
-  except ValueError as error:
-    raise ConfigError(
-      f"the image of {record['name']} is damaged ({error}): repair the source and prepare the data"
-      " set again."
-    ) from error
-
-
-def _read(batches, config: DataConfig) -> Iterator[Batch]:
+def _read(batches, config: DataConfig, damage: DamageLog) -> Iterator[Batch]:
   """Iterates a Grain `MapDataset` with threads or worker processes; they end with the iterator."""
   import grain
 
@@ -173,10 +186,12 @@ def _read(batches, config: DataConfig) -> Iterator[Batch]:
   iterator = iter(stream)
   try:
     for batch in iterator:
+      damage.note(batch.pop(BAD))
       # A worker's arrays are views of shared memory that goes with them: hand out plain copies.
       yield {name: np.array(array) for name, array in batch.items()} if config.workers else batch
   finally:
     iterator.close()
+    damage.close()
 
 
 def _start_worker(trainer: int, worker_index: int, worker_count: int) -> None:

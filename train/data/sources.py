@@ -5,6 +5,7 @@ A record is `{"image": bytes of an image file, "label": int, "name": str for err
 
 import pathlib
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +13,30 @@ from typing import Any
 import cv2
 import numpy as np
 
-from train.config import ConfigError, DataConfig
+from train.config import Config, ConfigError, DataConfig, check
 
 VERSION_FOLDER = re.compile(r"\d+\.\d+\.\d+")
 # Features that name an example in the data sets of TFDS, most telling first.
 NAME_FEATURES = ("file_name", "filename", "image/filename", "id", "key")
-PREPARE = "tfds build {name} --file_format=array_record --data_dir={data_dir}"
-CONVERT = "tfds convert_format --dataset_version_dir={folder} --out_file_format=array_record"
+PREPARE = {
+  "imagenet2012": "`python -m train.prepare imagenet2012 --manual-dir FOLDER_OF_THE_TARS --data-dir"
+  " {data_dir}`"
+}
+# The command `tfds` imports both, whatever it is asked to do.
+TFDS_NEEDS = "where tensorflow and apache-beam are installed"
+BUILD = (
+  "`tfds build {name} --file_format=array_record --data_dir={data_dir}` "
+  f"{TFDS_NEEDS} (images of your own: `python -m train.prepare folder`)"
+)
+# With its default of 8 workers the command ends as if all were well when a worker fails.
+CONVERT = (
+  "`tfds convert_format --dataset_version_dir={folder} --out_file_format=array_record"
+  f" --num_workers=1` {TFDS_NEEDS}"
+)
+
+
+class BadImage(ConfigError):
+  """An image, or its record, is damaged; names it, and says nothing of what to do."""
 
 
 @dataclass(frozen=True)
@@ -46,29 +64,13 @@ def open_dataset(config: DataConfig) -> Dataset:
     ConfigError: an option is out of range; the data set is not there, not in array_record form, or
       no labelled images; a split is unknown or empty.
   """
-  _check(config)
+  check(Config(data=config))
   if config.dataset == "synthetic":
     return _open_synthetic(config)
   data_dir = pathlib.Path(config.data_dir).expanduser().absolute()
   if config.dataset == "digits":
     _prepare_digits(data_dir)
   return _open_tfds(config, _find_folder(config.dataset, data_dir))
-
-
-def _check(config: DataConfig) -> None:
-  allowed = {
-    "image_size": (config.image_size >= 1, "1 or more"),
-    "min_scale": (0 < config.min_scale <= 1, "more than 0 and at most 1"),
-    "max_shift": (0 <= config.max_shift < config.image_size, "from 0 to less than image_size"),
-    "eval_crop": (0 < config.eval_crop <= 1, "more than 0 and at most 1"),
-    "threads": (config.threads >= 1, "1 or more"),
-    "workers": (config.workers >= 0, "0 or more"),
-    "synthetic_examples": (config.synthetic_examples >= 1, "1 or more"),
-    "synthetic_classes": (config.synthetic_classes >= 1, "1 or more"),
-  }
-  for name, (holds, expected) in allowed.items():
-    if not holds:
-      raise ConfigError(f"data.{name} is {getattr(config, name)}, but it must be {expected}.")
 
 
 class SyntheticRecords(Sequence):
@@ -106,7 +108,8 @@ class TfdsRecords(Sequence):
   """One split of a prepared TFDS data set; errors name the record.
 
   Raises (when a record is read):
-    ConfigError: the record cannot be read, or its label is not in [0, num_classes).
+    BadImage: the record cannot be read.
+    ConfigError: its label is not in [0, num_classes).
   """
 
   def __init__(self, source: Sequence, name: str, num_classes: int):
@@ -123,10 +126,7 @@ class TfdsRecords(Sequence):
       example = self.source[index]
       image, label = example["image"], int(example["label"])
     except Exception as error:  # array_record, protobuf and TFDS each have their own kinds
-      raise ConfigError(
-        f"{name} cannot be read ({type(error).__name__}: {error}): restore the data set's files"
-        " or prepare it again."
-      ) from error
+      raise BadImage(f"{name} cannot be read ({type(error).__name__}: {error})") from error
     for feature in NAME_FEATURES:
       if feature in example:
         key = example[feature]
@@ -183,12 +183,16 @@ def _find_folder(dataset: str, data_dir: pathlib.Path) -> pathlib.Path:
       )
   raise ConfigError(
     f"dataset {dataset} is not in {data_dir}: point --data.data-dir at the folder that holds it, or"
-    f" prepare it with `{PREPARE.format(name=name, data_dir=data_dir)}` where TensorFlow is"
-    " installed."
+    f" prepare it with {PREPARE.get(name, BUILD).format(name=name, data_dir=data_dir)}."
   )
 
 
-def _open_tfds(config: DataConfig, folder: pathlib.Path) -> Dataset:
+def open_builder(dataset: str, folder: pathlib.Path):
+  """TFDS's reader of a prepared version's folder.
+
+  Raises:
+    ConfigError: its metadata are damaged, or its records are in another format than array_record.
+  """
   # Imported here because it takes most of a second, which --help and `synthetic` need not wait for.
   import tensorflow_datasets as tfds
 
@@ -196,17 +200,30 @@ def _open_tfds(config: DataConfig, folder: pathlib.Path) -> Dataset:
     builder = tfds.builder_from_directory(folder)
   except Exception as error:  # JSON, protobuf and TFDS each have their own kinds
     raise ConfigError(
-      f"dataset {config.dataset} in {folder} cannot be opened ({type(error).__name__}: {error}):"
+      f"dataset {dataset} in {folder} cannot be opened ({type(error).__name__}: {error}):"
       " restore its JSON files or prepare it again."
     ) from error
-  info = builder.info
-  formats = sorted(file_format.value for file_format in info.available_file_formats())
+  formats = sorted(each.value for each in builder.info.available_file_formats())
   if "array_record" not in formats:
     raise ConfigError(
-      f"dataset {config.dataset} in {folder} is stored as {' and '.join(formats)}, but"
-      f" array_record is needed: convert it with `{CONVERT.format(folder=folder)}` where TensorFlow"
-      " is installed."
+      f"dataset {dataset} in {folder} is stored as {' and '.join(formats)}, but array_record is"
+      f" needed: convert it with {CONVERT.format(folder=shlex.quote(str(folder)))}"
+      f"{_prepare_elsewhere(builder.info.name)}."
     )
+  return builder
+
+
+def _prepare_elsewhere(name: str) -> str:
+  if name not in PREPARE:
+    return ""
+  return f", or prepare it in another folder with {PREPARE[name].format(data_dir='ANOTHER_FOLDER')}"
+
+
+def _open_tfds(config: DataConfig, folder: pathlib.Path) -> Dataset:
+  import tensorflow_datasets as tfds
+
+  builder = open_builder(config.dataset, folder)
+  info = builder.info
   _check_features(config.dataset, info.features, tfds)
   num_classes = info.features["label"].num_classes
 

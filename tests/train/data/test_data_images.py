@@ -97,7 +97,7 @@ SIZES = [(225, 193), (1, 1), (20, 500), (31, 33)]
 @pytest.mark.parametrize("crop", sorted(images.TRAINING_CROPS))
 def test_every_training_crop_is_a_square_of_image_size(crop, size):
   config = DataConfig(image_size=32, crop=crop, max_shift=5)
-  image = images.training_crop(noise(*size), np.random.default_rng(0), config)
+  image = images.training_image(noise(*size), np.random.default_rng(0), config)
   assert (image.shape, image.dtype) == ((32, 32, 3), np.uint8)
 
 
@@ -121,7 +121,7 @@ def test_a_shift_moves_the_whole_image_and_leaves_black():
   windows = [padded[top : top + 8, left : left + 8] for top in range(5) for left in range(5)]
   seen = set()
   for seed in range(300):
-    moved = images.training_crop(image, np.random.default_rng(seed), config)
+    moved = images.training_image(image, np.random.default_rng(seed), config)
     (match,) = [i for i, window in enumerate(windows) if np.array_equal(window, moved)]
     seen.add(match)
   assert len(seen) == len(windows)
@@ -131,7 +131,7 @@ def test_half_of_the_images_are_mirrored():
   image = noise(8, 8)
   config = DataConfig(image_size=8, crop="none", eval_crop=1.0, flip=True)
   rng = np.random.default_rng(0)
-  crops = [images.training_crop(image, rng, config) for _ in range(200)]
+  crops = [images.training_image(image, rng, config) for _ in range(200)]
   mirrored = [np.array_equal(crop, image[:, ::-1]) for crop in crops]
   assert all(
     np.array_equal(crop, image) for crop, turned in zip(crops, mirrored, strict=True) if not turned
@@ -143,7 +143,7 @@ def test_without_flip_no_image_is_mirrored():
   image = noise(8, 8)
   config = dataclasses.replace(DataConfig(), image_size=8, crop="none", eval_crop=1.0, flip=False)
   rng = np.random.default_rng(0)
-  crops = [images.training_crop(image, rng, config) for _ in range(20)]
+  crops = [images.training_image(image, rng, config) for _ in range(20)]
   assert all(np.array_equal(crop, image) for crop in crops)
 
 

@@ -1,0 +1,215 @@
+"""A folder of class folders as a TFDS data set."""
+
+import hashlib
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Int
+
+from train.config import ConfigError
+from train.data.writing import SplitBuilder
+
+FOLDER_VERSION = tfds.core.Version("1.0.0")
+ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+# Names of folders that are splits, and the names that TFDS has for them.
+SPLITS = {
+  "train": "train",
+  "val": "validation",
+  "validation": "validation",
+  "test": "test",
+}
+TEST_SHARE = 10
+DATASET_NAME = re.compile(r"[a-z][a-z0-9_]*")
+TAKEN = ("digits", "synthetic", "imagenet2012")
+
+
+@dataclass(frozen=True)
+class FolderImages:
+  """A split whose images are files; see `writing.Split`.
+
+  Attributes:
+    root: the folder that `names` are relative to, such as `cat/1.jpg`.
+    labels: the class of each image.
+  """
+
+  root: pathlib.Path
+  names: Sequence[str]
+  labels: Sequence[str]
+  sizes: Int[np.ndarray, " images"]
+
+  def example(self, index: int) -> dict[str, Any]:
+    path = self.root / self.names[index]
+    try:
+      image = path.read_bytes()
+    except OSError as error:
+      raise ConfigError(f"{path} cannot be read ({error.strerror}): repair or remove it") from error
+    return {"file_name": self.names[index], "image": image, "label": self.labels[index]}
+
+
+@dataclass(frozen=True)
+class Listing:
+  """What `list_folder` found.
+
+  Attributes:
+    splits: by TFDS's name of the split.
+    classes: names in the order of the labels.
+    ignored: files without the ending of an image.
+  """
+
+  splits: dict[str, FolderImages]
+  classes: list[str]
+  ignored: list[pathlib.Path]
+
+
+def list_folder(source: pathlib.Path) -> Listing:
+  """Lists `source/class/image`, or `source/split/class/image` with the splits of `SPLITS`.
+
+  Classes are numbered in the order of their names. Without given splits every tenth image of each
+  class, in the order of the MD5 of its path below `source`, makes the split `test`.
+
+  Raises:
+    ConfigError: there are no class folders, one is empty, or a split has a class that training
+      has not.
+  """
+  folders = _subfolders(source)
+  names = {folder.name for folder in folders}
+  if "train" in names and names <= SPLITS.keys():
+    splits, ignored = _list_given_splits(source, folders)
+  else:
+    whole, ignored = _list_classes(source, folders)
+    splits = _split_off_test(whole)
+  classes = sorted(set(splits["train"].labels))
+  for name, split in splits.items():
+    strange = sorted(set(split.labels) - set(classes))
+    if strange:
+      raise ConfigError(
+        f"the split {name} of {source} has the class {strange[0]}, which train has not: add"
+        " training images of it, or remove it"
+      )
+  return Listing(splits, classes, ignored)
+
+
+def _subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
+  try:
+    inside = sorted(folder.iterdir())
+  except OSError as error:
+    raise ConfigError(
+      f"{folder} cannot be listed ({error.strerror}): give a folder of class folders"
+    ) from error
+  found = [path for path in inside if path.is_dir() and not path.name.startswith(".")]
+  if not found:
+    raise ConfigError(
+      f"{folder} has no folders: put the images of each class into a folder with its name"
+    )
+  return found
+
+
+def _list_given_splits(source, folders):
+  given = {SPLITS[folder.name]: folder for folder in folders}
+  if len(given) == 1:
+    raise ConfigError(
+      f"{source} has the split train alone: add {source / 'test'}, or give --source"
+      f" {given['train']} to have every tenth image split off"
+    )
+  if len(given) < len(folders):
+    raise ConfigError(f"{source} has both val and validation: keep one of them")
+  splits, ignored = {}, []
+  for name, folder in given.items():
+    splits[name], more = _list_classes(folder, _subfolders(folder))
+    ignored += more
+  return splits, ignored
+
+
+def _list_classes(root, folders):
+  names, labels, sizes, ignored = [], [], [], []
+  for folder in folders:
+    before = len(names)
+    for where, inner, files in os.walk(folder):
+      inner.sort()
+      for file in sorted(files):
+        path = pathlib.Path(where, file)
+        if path.suffix.lower() not in ENDINGS:
+          ignored.append(path)
+          continue
+        names.append(_utf8(path.relative_to(root).as_posix()))
+        labels.append(folder.name)
+        sizes.append(path.stat().st_size)
+    if len(names) == before:
+      raise ConfigError(
+        f"{folder} holds no image ({', '.join(sorted(ENDINGS))}): add some, or remove it"
+      )
+  return FolderImages(root, names, labels, np.array(sizes)), ignored
+
+
+def _utf8(name: str) -> str:
+  try:
+    name.encode()
+  except UnicodeEncodeError:
+    raise ConfigError(f"the name {name!r} is not UTF-8, as TFDS needs it: rename it") from None
+  return name
+
+
+def _split_off_test(whole: FolderImages) -> dict[str, FolderImages]:
+  by_class = {}
+  # The order is that of a hash, because neighbours in a folder are often alike, such as frames.
+  for index in sorted(range(len(whole.names)), key=lambda i: _digest(whole.names[i])):
+    by_class.setdefault(whole.labels[index], []).append(index)
+  test = {index for indices in by_class.values() for index in indices[TEST_SHARE - 1 :: TEST_SHARE]}
+  if not test:
+    raise ConfigError(
+      f"no class in {whole.root} has {TEST_SHARE} images, of which one would be for testing: give"
+      " the splits as folders train and test"
+    )
+
+  def part(indices):
+    return FolderImages(
+      whole.root,
+      [whole.names[index] for index in indices],
+      [whole.labels[index] for index in indices],
+      whole.sizes[indices],
+    )
+
+  train = [index for index in range(len(whole.names)) if index not in test]
+  return {"train": part(train), "test": part(sorted(test))}
+
+
+def _digest(name: str) -> bytes:
+  return hashlib.md5(name.encode(), usedforsecurity=False).digest()
+
+
+def check_name(dataset: str) -> None:
+  """Raises ConfigError for a name that TFDS cannot use, or that another data set has."""
+  if not DATASET_NAME.fullmatch(dataset) or dataset in TAKEN:
+    raise ConfigError(
+      f"--name is {dataset}, but it must be made of small letters, digits and _, begin with a"
+      f" letter, and not be one of {', '.join(TAKEN)}"
+    )
+
+
+def make_builder(dataset: str, classes: Sequence[str], data_dir: pathlib.Path) -> SplitBuilder:
+  """A builder of a data set of this name with these classes."""
+
+  class Folder(SplitBuilder, skip_registration=True):
+    name = dataset
+    VERSION = FOLDER_VERSION
+
+    def _info(self):
+      features = {
+        "image": tfds.features.Image(),
+        "label": tfds.features.ClassLabel(names=list(classes)),
+        "file_name": tfds.features.Text(),
+      }
+      return tfds.core.DatasetInfo(
+        builder=self,
+        description="Images from a folder of class folders.",
+        features=tfds.features.FeaturesDict(features),
+        supervised_keys=("image", "label"),
+      )
+
+  return Folder(data_dir=data_dir, file_format="array_record")
