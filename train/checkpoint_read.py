@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import pathlib
 import sys
 from collections.abc import Callable
@@ -120,13 +121,19 @@ def kind(leaf) -> list:
 
 @contextlib.contextmanager
 def garbage_unreported():
-  """Orbax leaves failed reads to the garbage collector, which prints their tracebacks."""
-  hook = sys.unraisablehook
+  """Orbax leaves failed reads to the garbage collector: Python and asyncio print tracebacks then."""
+  hook, logger = sys.unraisablehook, logging.getLogger("asyncio")
   sys.unraisablehook = lambda _: None
+  logger.addFilter(_drop)
   try:
     yield
   finally:
     sys.unraisablehook = hook
+    logger.removeFilter(_drop)
+
+
+def _drop(record: logging.LogRecord) -> bool:
+  return False
 
 
 def listed(items, most: int = 5) -> str:

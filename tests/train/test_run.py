@@ -1,0 +1,477 @@
+"""Whole runs: what is written, resuming after every kind of end, and what stops a run at once."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from quick_jit import OPTIONS
+
+import pst_jax
+from train import checkpoint_files, loop
+from train import evaluate as evaluate_command
+from train.checkpoint import Checkpoints
+from train.config import CheckpointConfig, Config, ConfigError, DataConfig, ModelConfig, OptimConfig
+from train.run_folder import RunFolder, open_run
+from train.setup import make_setup
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+# 12 steps of 3 to the epoch: saved after 3, 6, 9 and 12, evaluated after 6 and 12.
+CONFIG = Config(
+  epochs=4,
+  batch_size=8,
+  eval_batch_size=10,
+  eval_every_epochs=2,
+  eval_top_k=(0, 1),
+  label_smoothing=0.1,
+  ema_decay=0.9,
+  log_every=1,
+  model=ModelConfig(name="resnet18_pst", stem="small", width=0.125, dropout=0.1),
+  data=DataConfig(
+    dataset="synthetic",
+    synthetic_examples=24,
+    synthetic_classes=4,
+    image_size=8,
+    crop="shift",
+    max_shift=1,
+    eval_crop=1.0,
+    threads=1,
+  ),
+  optim=OptimConfig(learning_rate=0.05, warmup_epochs=1),
+  checkpoint=CheckpointConfig(every_epochs=1, keep_latest=2),
+)
+TIMING = {"images_per_second", "data_wait_seconds"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+  """All runs share one compiled setup, on one device, as their configs differ in paths alone."""
+  setups = {}
+
+  def shared(config, num_classes, num_train, for_training=True):
+    key = dataclasses.replace(config, run_dir="", log_every=1)
+    if key not in setups:
+      setups[key] = make_setup(key, num_classes, num_train, jax.devices()[:1])
+    return dataclasses.replace(setups[key], config=config)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(pst_jax, "compiler_options", lambda platform=None: OPTIONS)
+    patch.setattr("train.setup.make_setup", shared)
+    patch.setattr(loop, "make_setup", shared)
+    yield
+
+
+def config_in(folder, **fields) -> Config:
+  return dataclasses.replace(CONFIG, run_dir=str(folder), **fields)
+
+
+def bits(tree):
+  return [
+    (jax.tree_util.keystr(path), np.asarray(leaf).dtype, np.asarray(leaf).tobytes())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  ]
+
+
+def lines(folder) -> list[dict]:
+  """metrics.jsonl without what depends on the clock."""
+  text = (pathlib.Path(folder) / "metrics.jsonl").read_text()
+  return [
+    {name: value for name, value in json.loads(line).items() if name not in TIMING}
+    for line in text.splitlines()
+  ]
+
+
+def steps_saved(folder) -> list[int]:
+  return checkpoint_files.saved_steps(pathlib.Path(folder) / "checkpoints")
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  folder: pathlib.Path
+  config: Config
+  state: list
+  accuracy: dict
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Trained:
+  """An uninterrupted run; its folder stays as it is."""
+  folder = tmp_path_factory.mktemp("runs") / "trained"
+  result = loop.train(config_in(folder))
+  return Trained(folder, config_in(folder), bits(result.state), result.accuracy)
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+  """A copy of that run, to be spoilt; and its config."""
+  folder = shutil.copytree(trained.folder, tmp_path / "run")
+  return folder, config_in(folder)
+
+
+def assert_same_run(folder, result, trained):
+  assert bits(result.state) == trained.state
+  assert lines(folder) == lines(trained.folder)
+  assert result.accuracy == trained.accuracy
+
+
+# What a run writes
+
+
+def test_every_step_and_evaluation_has_its_line(trained):
+  found = lines(trained.folder)
+  assert [line["step"] for line in found if "loss" in line] == list(range(1, 13))
+  assert [line["step"] for line in found if "eval/top1_k1" in line] == [6, 12]
+  assert {"epoch", "loss", "learning_rate", "grad_norm", "param_norm"} < set(found[0])
+  rates = [line["learning_rate"] for line in found if "loss" in line]
+  assert rates[:4] == pytest.approx([0, 0.05 / 3, 0.1 / 3, 0.05])
+  assert rates[-1] < rates[-2] < 0.05
+
+
+def test_an_evaluation_counts_the_whole_split(trained):
+  last = lines(trained.folder)[-1]
+  assert last["step"] == 12
+  for top_k in CONFIG.eval_top_k:
+    assert last[f"eval/count_k{top_k}"] == 24
+    assert last[f"eval/top1_k{top_k}"] == trained.accuracy[top_k]["top1"]
+
+
+def test_the_run_folder_holds_its_config_and_checkpoints(trained):
+  assert RunFolder(trained.folder).read_config() == trained.config
+  assert {9, 12} <= set(steps_saved(trained.folder)) <= {6, 9, 12}
+  assert list((trained.folder / "tensorboard").iterdir())
+
+
+# Resuming
+
+
+def test_the_same_run_again_is_equal_to_the_bit(trained, tmp_path):
+  result = loop.train(config_in(tmp_path))
+  assert_same_run(tmp_path, result, trained)
+
+
+def test_a_finished_run_is_evaluated_and_not_trained_on(trained, copied, capsys):
+  folder, config = copied
+  result = loop.train(config)
+  assert_same_run(folder, result, trained)
+  out = capsys.readouterr().out
+  assert "goes on after step 12" in out
+  assert f"top-1 with top_k=1  {100 * trained.accuracy[1]['top1']:.2f} % of 24" in out
+  assert out.endswith(f"Next:\n  python -m train.evaluate {folder} --top-k 1\n")
+
+
+def truncate(file):
+  os.truncate(file, file.stat().st_size // 2)
+
+
+def flip(file):
+  content = bytearray(file.read_bytes())
+  content[len(content) // 2] ^= 1
+  file.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, pathlib.Path.unlink])
+def test_a_damaged_newest_checkpoint_is_named_and_the_run_goes_on(trained, copied, caplog, damage):
+  folder, config = copied
+  files = [f for f in (folder / "checkpoints" / "12" / "state").rglob("*") if f.is_file()]
+  damage(max(files, key=lambda f: f.stat().st_size))
+  result = loop.train(config)
+  (warning,) = [record.getMessage() for record in caplog.records]
+  assert re.search(r"Damaged checkpoint .* step 12 \(.*\); step 9 is used instead", warning)
+  assert_same_run(folder, result, trained)
+  assert {9, 12} <= set(steps_saved(folder))
+
+
+class Wrapped:
+  """Stands in for the compiled step and does something else before or after one of the steps."""
+
+  def __init__(self, monkeypatch, at_step, before=None, after=None):
+    self.at_step, self.before, self.after = at_step, before, after
+    original = loop.make_setup
+
+    def make(*arguments):
+      setup = original(*arguments)
+      return dataclasses.replace(setup, train_step=lambda *args: self.step(setup, *args))
+
+    monkeypatch.setattr(loop, "make_setup", make)
+
+  def step(self, setup, state, batch):
+    due = int(state.step) + 1 == self.at_step
+    if due and self.before:
+      state = self.before(state)
+    new = setup.train_step(state, batch)
+    return self.after(*new) if due and self.after else new
+
+
+def interrupt(state):
+  raise KeyboardInterrupt
+
+
+def with_bias(state, value):
+  """The state with that value in the last bias, on which every logit depends."""
+  params = jax.tree.map(lambda leaf: leaf, state.params)
+  linear = params["head"]["linear"]
+  linear["bias"] = jax.device_put(np.full(4, value, np.float32), linear["bias"].sharding)
+  return state.replace(params=params)
+
+
+@pytest.mark.parametrize("step", [2, 7])
+def test_an_interrupted_run_goes_on_to_the_same_end(trained, tmp_path, step):
+  with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    Wrapped(patch, step, before=interrupt)
+    loop.train(config_in(tmp_path))
+  assert len(lines(tmp_path)) < len(lines(trained.folder))
+  assert_same_run(tmp_path, loop.train(config_in(tmp_path)), trained)
+
+
+# Losses that are not finite
+
+
+@pytest.mark.parametrize("log_every", [1, 100])
+def test_a_loss_that_is_not_finite_stops_the_run(trained, tmp_path, log_every):
+  config = config_in(tmp_path, log_every=log_every)
+  (rate,) = [x["learning_rate"] for x in lines(trained.folder) if x["step"] == 8]
+  with (
+    pytest.MonkeyPatch.context() as patch,
+    pytest.raises(
+      ConfigError,
+      match=f"the loss was nan at step 8 with learning rate {rate:.3g}; the last good "
+      "checkpoint is step 6: lower optim.learning-rate, or",
+    ),
+  ):
+    Wrapped(patch, 8, before=lambda state: with_bias(state, jnp.nan))
+    loop.train(config)
+  assert steps_saved(tmp_path) == [3, 6]
+  assert_saved_values_are_finite(config)
+  assert bits(loop.train(config).state) == trained.state
+
+
+def test_without_a_checkpoint_the_error_says_so(tmp_path, monkeypatch):
+  Wrapped(monkeypatch, 2, before=lambda state: with_bias(state, jnp.nan))
+  with pytest.raises(ConfigError, match=r"nan at step 2 .*; there is no checkpoint yet: lower"):
+    loop.train(config_in(tmp_path))
+
+
+def test_parameters_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
+  """The loss of step 6 comes before its update and is finite."""
+
+  def overflow(state, metrics):
+    return with_bias(state, jnp.inf), metrics | {"param_norm": jnp.inf}
+
+  Wrapped(monkeypatch, 6, after=overflow)
+  with pytest.raises(ConfigError, match=r"param_norm was inf at step 6 .* checkpoint is step 3"):
+    loop.train(config_in(tmp_path))
+  assert steps_saved(tmp_path) == [3]
+  assert_saved_values_are_finite(config_in(tmp_path))
+
+
+def assert_saved_values_are_finite(config):
+  setup = loop.make_setup(config, 4, 24)
+  folder = RunFolder(config.run_dir)
+  with Checkpoints(folder.checkpoints, read_only=True) as checkpoints:
+    for step in steps_saved(folder.path):
+      state = checkpoints.restore(setup.abstract_state, step).state
+      assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+# What stops a run before it begins
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+  def fail(*arguments):
+    raise AssertionError("training began")
+
+  monkeypatch.setattr(loop, "_steps", fail)
+
+
+def error_of(config) -> str:
+  with pytest.raises(ConfigError) as error:
+    loop.train(config)
+  return str(error.value)
+
+
+def test_a_run_folder_that_is_a_file_is_refused(no_training, tmp_path):
+  (tmp_path / "file").write_text("")
+  for name in ("file", "file/run"):
+    error = error_of(config_in(tmp_path / name))
+    assert f"run_dir {tmp_path / name} cannot be written" in error
+    assert "choose another --run-dir" in error
+
+
+def test_a_folder_where_nothing_can_be_made_is_refused(no_training):
+  assert "run_dir /proc/run cannot be written" in error_of(config_in("/proc/run"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_write_permission_is_refused(no_training, tmp_path):
+  tmp_path.chmod(0o500)
+  assert "cannot be written (Permission denied)" in error_of(config_in(tmp_path))
+
+
+def test_another_config_in_the_folder_is_refused_with_the_difference(no_training, copied):
+  folder, config = copied
+  before = (folder / "config.json").read_text()
+  error = error_of(dataclasses.replace(config, seed=1, optim=OptimConfig(learning_rate=0.5)))
+  assert "seed: 0 -> 1; optim.learning_rate: 0.05 -> 0.5; optim.warmup_epochs: 1 -> 0.0" in error
+  assert (folder / "config.json").read_text() == before
+
+
+def test_a_second_trainer_in_the_folder_is_refused(no_training, tmp_path):
+  with open_run(config_in(tmp_path)):
+    assert f"another process is training in {tmp_path}: stop it" in error_of(config_in(tmp_path))
+  with open_run(config_in(tmp_path)):
+    pass
+
+
+def test_a_disk_that_is_nearly_full_is_found_before_training(no_training, tmp_path, monkeypatch):
+  usage = shutil.disk_usage(tmp_path)._replace(free=10**6)
+  monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+  error = error_of(config_in(tmp_path))
+  assert re.search(r"checkpoints need .* GB in .*, and 0\.001 GB are free; free some space", error)
+
+
+def test_the_advice_to_keep_fewer_checkpoints_can_be_followed_and_is_noted(tmp_path):
+  fewer = dataclasses.replace(CONFIG.checkpoint, keep_latest=1)
+  for config in (CONFIG, dataclasses.replace(CONFIG, checkpoint=fewer)):
+    with open_run(dataclasses.replace(config, run_dir=str(tmp_path))) as folder:
+      assert folder.read_config().checkpoint == config.checkpoint
+
+
+# Evaluation
+
+
+def table(capsys) -> dict[int, list[float]]:
+  """The rows of the table that was printed, by top_k."""
+  rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+  return {int(row[0]): [float(cell) for cell in row[1:]] for row in rows if row[0].isdigit()}
+
+
+@pytest.mark.parametrize("options", ["", "--top-k 0 1", "--checkpoint 12"])
+def test_evaluation_prints_the_figures_of_the_last_evaluation(trained, capsys, options):
+  capsys.readouterr()
+  evaluate_command.main([str(trained.folder), *options.split()])
+  found = table(capsys)
+  assert list(found) == [0, 1]
+  for top_k, expected in trained.accuracy.items():
+    assert found[top_k] == [
+      round(100 * expected["top1"], 2),
+      round(100 * expected["top5"], 2),
+      round(expected["loss"], 4),
+      24,
+    ]
+
+
+def test_the_best_checkpoint_can_be_evaluated(trained, capsys):
+  evaluate_command.main([str(trained.folder), "--checkpoint", "best"])
+  evaluations = [line for line in lines(trained.folder) if "eval/top1_k0" in line]
+  measured = {line["step"]: line["eval/top1_k0"] for line in evaluations}
+  best = max(measured, key=lambda step: (measured[step], step))
+  out = capsys.readouterr().out
+  assert f"resnet18_pst, step {best} of {trained.folder}, split validation" in out
+
+
+def test_a_checkpoint_that_is_not_there_lists_those_that_are(trained):
+  with pytest.raises(ConfigError, match=r"no checkpoint of step 5 in .*; there are \[12, 9"):
+    evaluate_command.main([str(trained.folder), "--checkpoint", "5"])
+
+
+def test_evaluation_passes_over_a_damaged_checkpoint_and_changes_nothing(copied, caplog, capsys):
+  folder, _ = copied
+  (folder / "checkpoints" / "12" / "record" / "metadata").write_text("{}")
+  before = sorted(folder.rglob("*"))
+  evaluate_command.main([str(folder)])
+  assert "step 9 is used instead" in caplog.text
+  assert "step 9 of" in capsys.readouterr().out
+  assert sorted(folder.rglob("*")) == before
+
+
+def test_any_number_of_devices_evaluates_a_run():
+  config = dataclasses.replace(CONFIG, fsdp=4)
+  with pytest.raises(ConfigError, match="fsdp=4 does not divide the 3 devices"):
+    make_setup(config, 4, 24, jax.devices()[:3])
+  setup = make_setup(config, 4, 24, jax.devices()[:3], for_training=False)
+  assert setup.mesh.size == 3
+
+
+# kill -9
+
+DIGITS = """configs/digits.py --epochs 2 --eval-every-epochs 1 --checkpoint.every-epochs 0.2
+  --eval-top-k 0 2 --eval-batch-size 60 --data.eval-split test[:60] --log-every 1
+  --model.width 0.125 --model.dropout 0.1 --data.image-size 16 --data.max-shift 2"""
+
+
+def start_digits(data_dir, run_dir, cache) -> subprocess.Popen:
+  # Every run keeps what it compiled, so that its next start takes seconds.
+  environment = os.environ | {
+    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    "JAX_COMPILATION_CACHE_DIR": str(cache),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  }
+  paths = f"--data.data-dir {data_dir} --run-dir {run_dir}"
+  return subprocess.Popen(
+    [sys.executable, "-m", "train", *f"{DIGITS} {paths}".split()],
+    cwd=REPOSITORY,
+    env=environment,
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def finish(process) -> None:
+  _, errors = process.communicate(timeout=300)
+  assert process.returncode == 0, errors
+
+
+def wait_for_step(process, run_dir, step) -> None:
+  deadline = time.monotonic() + 300
+  path = run_dir / "metrics.jsonl"
+  while f'"step": {step},' not in (path.read_text() if path.exists() else ""):
+    assert process.poll() is None, process.stderr.read()
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_run_killed_three_times_ends_as_one_that_was_not(tmp_path):
+  rng = random.Random(0)
+  whole, killed = tmp_path / "whole", tmp_path / "killed"
+  finish(start_digits(tmp_path, whole, tmp_path / "cache1"))
+  # The run has 45 steps, with a checkpoint after every fourth or fifth.
+  for step in (rng.randrange(1, 12), rng.randrange(16, 26), rng.randrange(30, 38)):
+    process = start_digits(tmp_path, killed, tmp_path / "cache2")
+    try:
+      wait_for_step(process, killed, step)
+      time.sleep(rng.uniform(0, 0.1))
+    finally:
+      process.send_signal(signal.SIGKILL)
+      process.communicate()
+    assert process.returncode == -signal.SIGKILL
+  finish(start_digits(tmp_path, killed, tmp_path / "cache2"))
+
+  assert lines(killed) == lines(whole)
+  assert [line["step"] for line in lines(whole) if "loss" in line] == list(range(1, 46))
+  states = [last_state(folder) for folder in (whole, killed)]
+  assert states[0].ema is not None
+  assert int(states[0].step) == 45
+  for part in ("params", "batch_stats", "ema", "opt_state", "step"):
+    one, two = (getattr(state, part) for state in states)
+    assert bits(one) == bits(two), part
+
+
+def last_state(folder):
+  folder = RunFolder(folder)
+  setup = make_setup(folder.read_config(), 10, 1437, jax.devices()[:1])
+  with Checkpoints(folder.checkpoints, read_only=True) as checkpoints:
+    return checkpoints.restore(setup.abstract_state).state
