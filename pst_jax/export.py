@@ -35,6 +35,8 @@ def export_classifier(
     ValueError: images too small for the network, or too small for its top_k.
   """
   size = classifier.preprocessing["image_size"] if image_size is None else image_size
+  if size < 1:
+    raise ValueError(f"image_size is {size}, but it must be a whole number of pixels from 1")
   (batch,) = jax.export.symbolic_shape("batch")
   images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
 

@@ -118,8 +118,8 @@ def _frame(canvas, x, y, cell, rank=""):
   middle = (left + right) // 2, (top + bottom) // 2
   cv2.line(canvas, (middle[0], top), (middle[0], bottom), _BOX, 1)
   cv2.line(canvas, (left, middle[1]), (right, middle[1]), _BOX, 1)
-  cv2.rectangle(canvas, (left, top), (right, bottom), _BOX, 2)
-  cv2.rectangle(canvas, (left + 2, top + 2), (right - 2, bottom - 2), _INK, 1)
+  for inset, color in enumerate((_BOX, _BOX, _INK)):
+    cv2.rectangle(canvas, (left + inset, top + inset), (right - inset, bottom - inset), color)
   if rank:
     cv2.rectangle(canvas, (left, top), (left + 8 + 7 * len(rank), top + 16), _BOX, -1)
     _text(canvas, rank, left + 4, top - 1, 40, size=12, bold=True)
