@@ -11,7 +11,7 @@ import secrets
 import shutil
 
 import flax.traverse_util
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from pst_jax.convert.metadata import Metadata
@@ -191,9 +191,8 @@ def write_folder(path: str | os.PathLike, weights: Weights, *, force: bool = Fal
     with Checkpoints(temporary) as checkpoints:
       checkpoints.save(
         metadata.step or 0,
-        flax.traverse_util.unflatten_dict(
-          {k: jnp.asarray(v) for k, v in flax.traverse_util.flatten_dict(weights.variables).items()}
-        ),
+        # Committed to a device, as what is read back is: digests compile for each kind of array.
+        jax.device_put(weights.variables, jax.local_devices()[0]),
         metrics=None,
         extra={_BLOCK: metadata.to_block()},
       )
