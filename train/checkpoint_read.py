@@ -121,7 +121,7 @@ def kind(leaf) -> list:
 
 @contextlib.contextmanager
 def garbage_unreported():
-  """Orbax leaves failed reads to the garbage collector: Python and asyncio print tracebacks then."""
+  """Orbax leaves failed reads to the garbage collector, which has their tracebacks printed."""
   hook, logger = sys.unraisablehook, logging.getLogger("asyncio")
   sys.unraisablehook = lambda _: None
   logger.addFilter(_drop)
