@@ -63,7 +63,7 @@ class TokenChoice(NamedTuple):
   attention: Float[Array, "batch heads tokens"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # identity: the variables have no hash
 class Classifier:
   """A network with its BatchNorm folded in, and what its images need.
 
