@@ -1,1 +1,1 @@
-"""The subcommands of `python -m pst_jax`, one module each: `add_arguments(parser)`, `run(options)`."""
+"""The subcommands of `python -m pst_jax`: one module each, with `add_arguments` and `run`."""

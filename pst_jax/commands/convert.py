@@ -2,6 +2,8 @@
 
 import argparse
 
+from pst_jax.commands import source
+
 DESCRIPTION = """\
 Converts the weights of a network, and proves it: every entry is matched, and DEST is read back and
 compared bit by bit. The network is recognised from the names and shapes of its entries.
@@ -26,17 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.formatter_class = argparse.RawDescriptionHelpFormatter
   parser.add_argument("source", metavar="SOURCE", help="what to read")
   parser.add_argument("dest", metavar="DEST", help="what to write")
-  parser.add_argument(
-    "--model", metavar="NAME", help="the network, one of `python -m pst_jax models`, if need be"
-  )
-  parser.add_argument(
-    "--step", metavar="N", help="of a run folder: a step, latest or best by top-1 (default: latest)"
-  )
-  parser.add_argument(
-    "--weights",
-    choices=("params", "ema"),
-    help="the parameters or their moving average (default: the average where there is one)",
-  )
+  source.add_arguments(parser)
   parser.add_argument(
     "--verify",
     action="store_true",
@@ -56,13 +48,11 @@ def run(options: argparse.Namespace) -> None:
   from pst_jax.commands import weights as places
   from pst_jax.convert.verify import require_torch
 
-  step = None if options.step is None else places.parse_step(options.step)
-  ema = {None: None, "params": False, "ema": True}[options.weights]
   # What can be found out at once must not wait for the reading.
   places.check_destination(options.dest, force=options.force)
   if options.verify:
     require_torch()
-  weights = places.read(options.source, model=options.model, step=step, ema=ema)
+  weights = source.read(options.source, options)
   _line("read", f"{options.source}: {described(weights.metadata)}")
   _line("entries", _matched(weights))
   if options.verify:

@@ -85,6 +85,8 @@ def _said(file) -> dict[str, str]:
   texts = {}
   if file.block and SCHEMA_KEY not in file.block:
     texts["file says"] = _pairs(file.block)
+  if file.facts.get("class_names"):
+    texts["classes"] = _some(file.facts["class_names"])
   if file.facts.get("prefix"):
     texts["cut off names"] = _safe(file.facts["prefix"])
   for name, value in file.facts.get("checkpoint", {}).items():
