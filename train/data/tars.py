@@ -33,11 +33,18 @@ def list_members(path: pathlib.Path, inside: Member | None = None) -> list[Membe
   what = f"{inside.name} in {path.name}" if inside else str(path)
   try:
     with open(path, "rb") as file:
-      end = inside.offset + inside.size if inside else os.fstat(file.fileno()).st_size
-      file.seek(inside.offset if inside else 0)
+      start, size = inside[1:] if inside else (0, os.fstat(file.fileno()).st_size)
+      end = start + size
+      file.seek(start)
       # From here on tarfile counts from the start of the file, hence offsets are the outer tar's.
       with tarfile.open(fileobj=file, mode="r:") as tar:
         found = [Member(each.name, each.offset_data, each.size) for each in tar if each.isfile()]
+      # tarfile takes any header that it cannot read, or none, for the end; a real end is zeros.
+      file.seek(tar.offset)
+      if tar.offset + _BLOCK > end or file.read(_BLOCK) != bytes(_BLOCK):
+        raise tarfile.ReadError(f"no header and no end at byte {tar.offset}")
+      if not found:
+        raise tarfile.ReadError("no files")
   except FileNotFoundError:
     raise ConfigError(
       f"{path} was not found: give the folder that holds it with --manual-dir"
@@ -46,12 +53,6 @@ def list_members(path: pathlib.Path, inside: Member | None = None) -> list[Membe
     raise ConfigError(
       f"{what} cannot be read as a tar ({error}): download it again, uncompressed"
     ) from error
-  if not found:
-    raise ConfigError(f"{what} holds no files: download it again")
-  # tarfile takes a tar that was cut between two files for a whole one, which ends with a block.
-  last = max(found, key=lambda member: member.offset)
-  if last.offset + -(-last.size // _BLOCK) * _BLOCK + _BLOCK > end:
-    raise ConfigError(f"{what} is cut short after {last.name}: download it again")
   return found
 
 

@@ -1,4 +1,6 @@
 import dataclasses
+import pathlib
+import sys
 
 import cv2
 import numpy as np
@@ -8,6 +10,7 @@ import tensorflow_datasets as tfds
 from train.config import DataConfig
 
 tfds.disable_progress_bar()
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # make_imagenet
 
 
 class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -41,6 +44,16 @@ def tiny_dir(tmp_path_factory):
   data_dir = tmp_path_factory.mktemp("tiny")
   Tiny(data_dir=data_dir, file_format="array_record").download_and_prepare()
   return data_dir
+
+
+@pytest.fixture(scope="session")
+def tars_dir(tmp_path_factory):
+  """A folder with the two official tars of a tiny ImageNet; tests that change them copy it."""
+  import make_imagenet
+
+  folder = tmp_path_factory.mktemp("tars")
+  make_imagenet.make(folder, images_per_class=4)
+  return folder
 
 
 @pytest.fixture
