@@ -348,3 +348,28 @@ def test_a_damaged_image_to_repair_is_named(tmp_path):
   encoded = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
   with pytest.raises(ConfigError, match="an image to repair is damaged"):
     imagenet.repair(encoded[:-20])
+
+
+DISK_FULL = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # bytes of any file
+from train.command import run_command
+from train.prepare import main
+run_command(main, sys.argv[1:])
+"""
+
+
+def test_a_disk_that_fills_up_ends_in_one_sentence_and_leaves_nothing(tars_dir, tmp_path):
+  arguments = ["--manual-dir", str(tars_dir), "--data-dir", str(tmp_path), "--subset"]
+  full = subprocess.run(
+    [sys.executable, "-c", DISK_FULL, "imagenet2012", *arguments],
+    env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert full.returncode == 2
+  (line,) = full.stderr.splitlines()
+  assert line.startswith("error: ")
+  assert "cannot be written" in line
+  assert [path.name for path in (tmp_path / "imagenet2012").iterdir()] == [".lock"]

@@ -1,0 +1,168 @@
+import cv2
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from train.config import ConfigError, DataConfig
+from train.data import open_dataset
+from train.prepare import main
+
+
+def encoded(value, ending=".png"):
+  return cv2.imencode(ending, np.full((6, 8, 3), value, np.uint8))[1].tobytes()
+
+
+def fill(folder, classes, count, ending=".png"):
+  for class_index, name in enumerate(classes):
+    (folder / name).mkdir(parents=True)
+    for index in range(count):
+      path = folder / name / f"{index}{ending}"
+      path.write_bytes(encoded(50 * class_index + index, ending))
+
+
+def prepare(source, data_dir, name="pets"):
+  main(["folder", "--source", str(source), "--name", name, "--data-dir", str(data_dir)])
+
+
+def names(data_dir, split, name="pets"):
+  config = DataConfig(dataset=name, data_dir=str(data_dir), train_split=split, eval_split=split)
+  dataset = open_dataset(config)
+  classes = dataset.class_names
+  return {
+    record["name"].split("(")[1].removesuffix(")"): classes[record["label"]]
+    for record in dataset.train
+  }
+
+
+@pytest.fixture
+def source(tmp_path):
+  """Two classes of 20 images each, without splits."""
+  fill(tmp_path / "source", ["dog", "cat"], 20)
+  return tmp_path / "source"
+
+
+def test_every_image_is_in_one_split_with_the_class_of_its_folder(source, tmp_path):
+  prepare(source, tmp_path)
+  train, test = names(tmp_path, "train"), names(tmp_path, "test")
+  assert train | test == {f"{name}/{i}.png": name for name in ("cat", "dog") for i in range(20)}
+  assert not train.keys() & test.keys()
+
+
+def test_a_tenth_of_each_class_is_for_testing(source, tmp_path):
+  prepare(source, tmp_path)
+  assert sorted(names(tmp_path, "test").values()) == ["cat"] * 2 + ["dog"] * 2
+
+
+def test_the_split_is_the_same_wherever_the_folder_lies(source, tmp_path):
+  prepare(source, tmp_path / "one")
+  source.rename(tmp_path / "moved")
+  prepare(tmp_path / "moved", tmp_path / "two")
+  assert names(tmp_path / "one", "test") == names(tmp_path / "two", "test")
+
+
+def test_images_keep_their_bytes_and_classes_are_numbered_by_name(source, tmp_path):
+  prepare(source, tmp_path)
+  dataset = open_dataset(DataConfig(dataset="pets", data_dir=str(tmp_path), eval_split="test"))
+  assert dataset.class_names == ("cat", "dog")
+  for record in dataset.train:
+    assert (source / record["name"].split("(")[1][:-1]).read_bytes() == record["image"]
+
+
+def test_tfds_itself_reads_it(source, tmp_path):
+  prepare(source, tmp_path)
+  (example,) = tfds.builder_from_directory(tmp_path / "pets" / "1.0.0").as_data_source("test[:1]")
+  assert example["image"].shape == (6, 8, 3)
+
+
+@pytest.mark.parametrize(
+  ("folder", "split"), [("test", "test"), ("val", "validation"), ("validation", "validation")]
+)
+def test_given_splits_are_kept(tmp_path, folder, split):
+  fill(tmp_path / "source" / "train", ["cat", "dog"], 3)
+  fill(tmp_path / "source" / folder, ["dog"], 2, ending=".jpg")
+  prepare(tmp_path / "source", tmp_path)
+  assert names(tmp_path, "train") == {f"{c}/{i}.png": c for c in ("cat", "dog") for i in range(3)}
+  assert names(tmp_path, split) == {"dog/0.jpg": "dog", "dog/1.jpg": "dog"}
+
+
+def test_images_in_folders_inside_a_class_belong_to_it(source, tmp_path):
+  (source / "cat" / "more").mkdir()
+  (source / "cat" / "more" / "a.png").write_bytes(encoded(1))
+  prepare(source, tmp_path)
+  assert (names(tmp_path, "train") | names(tmp_path, "test"))["cat/more/a.png"] == "cat"
+
+
+def test_other_files_are_left_out_and_counted(source, tmp_path, capsys):
+  (source / "cat" / "Thumbs.db").write_bytes(b"")
+  (source / ".cache").mkdir()
+  prepare(source, tmp_path)
+  assert "no images, by their endings: 1, e.g." in capsys.readouterr().out
+  assert len(names(tmp_path, "train") | names(tmp_path, "test")) == 40
+
+
+def test_two_preparations_have_the_same_digests(source, tmp_path, capsys):
+  tables = []
+  for name in ("one", "two"):
+    prepare(source, tmp_path / name)
+    lines = capsys.readouterr().out.splitlines()
+    tables.append([line for line in lines if line.startswith(("train ", "test "))])
+  assert tables[0] == tables[1]
+  assert len(tables[0]) == 2
+
+
+@pytest.mark.parametrize("name", ["Pets", "my-pets", "1pets", "", "digits", "imagenet2012"])
+def test_a_name_that_cannot_be_is_refused(source, tmp_path, name):
+  with pytest.raises(ConfigError, match=f"--name is {name}, but it must be"):
+    prepare(source, tmp_path, name)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+  with pytest.raises(ConfigError, match=r"nowhere cannot be listed \(No such file"):
+    prepare(tmp_path / "nowhere", tmp_path)
+
+
+def test_a_folder_without_class_folders_is_refused(tmp_path):
+  (tmp_path / "source").mkdir()
+  (tmp_path / "source" / "1.png").write_bytes(encoded(1))
+  with pytest.raises(ConfigError, match="has no folders: put the images of each class"):
+    prepare(tmp_path / "source", tmp_path)
+
+
+def test_an_empty_class_is_named(source, tmp_path):
+  (source / "fish").mkdir()
+  with pytest.raises(ConfigError, match="fish holds no image"):
+    prepare(source, tmp_path)
+
+
+def test_too_few_images_to_split_are_refused(tmp_path):
+  fill(tmp_path / "source", ["cat", "dog"], 9)
+  with pytest.raises(ConfigError, match=r"no class in .* has 10 images.*: give the splits"):
+    prepare(tmp_path / "source", tmp_path)
+
+
+def test_train_alone_is_refused(tmp_path):
+  fill(tmp_path / "source" / "train", ["cat"], 20)
+  with pytest.raises(ConfigError, match=r"has the split train alone: add .*test, or give --source"):
+    prepare(tmp_path / "source", tmp_path)
+
+
+def test_both_names_of_a_split_are_refused(tmp_path):
+  for folder in ("train", "val", "validation"):
+    fill(tmp_path / "source" / folder, ["cat"], 1)
+  with pytest.raises(ConfigError, match="has both val and validation"):
+    prepare(tmp_path / "source", tmp_path)
+
+
+def test_a_class_without_training_images_is_named(tmp_path):
+  fill(tmp_path / "source" / "train", ["cat"], 2)
+  fill(tmp_path / "source" / "test", ["cat", "dog"], 1)
+  with pytest.raises(ConfigError, match=r"split test of .* has the class dog, which train has not"):
+    prepare(tmp_path / "source", tmp_path)
+
+
+def test_a_name_that_is_not_utf8_is_named(source, tmp_path):
+  path = bytes(source / "cat") + b"/\xff.png"
+  with open(path, "wb") as file:
+    file.write(encoded(1))
+  with pytest.raises(ConfigError, match="is not UTF-8"):
+    prepare(source, tmp_path)
