@@ -9,10 +9,10 @@ from train.config import CheckpointConfig, Config, DataConfig, ModelConfig, Opti
 
 config = Config(
   run_dir="runs/digits",
-  epochs=20,
+  epochs=10,
   batch_size=64,
   eval_batch_size=120,
-  eval_every_epochs=5,
+  eval_every_epochs=2,
   eval_top_k=(0, 1, 4, 8),
   label_smoothing=0.1,
   ema_decay=0.99,
@@ -22,9 +22,9 @@ config = Config(
     dataset="digits",
     data_dir="data",
     eval_split="test",
-    image_size=32,
+    image_size=24,
     crop="shift",
-    max_shift=3,
+    max_shift=2,
     flip=False,
     eval_crop=1.0,
     mean=(0.5, 0.5, 0.5),
@@ -34,5 +34,5 @@ config = Config(
   optim=OptimConfig(
     name="sgd", learning_rate=0.1, warmup_epochs=1, weight_decay=5e-4, schedule="cosine"
   ),
-  checkpoint=CheckpointConfig(every_epochs=5),
+  checkpoint=CheckpointConfig(every_epochs=2),
 )
