@@ -36,24 +36,28 @@ def main(arguments: list[str]) -> None:
     description="Turns images into a data set that training reads.",
   )
   commands = parser.add_subparsers(required=True, metavar="imagenet2012 | folder")
-  imagenet = _add_command(commands, "imagenet2012", IMAGENET_HELP, _prepare_imagenet)
+  imagenet = _add_command(
+    commands, "imagenet2012", "ImageNet 2012 from its two tars", IMAGENET_HELP, _prepare_imagenet
+  )
   imagenet.add_argument("--manual-dir", required=True, metavar="DIR", help="folder of the two tars")
   imagenet.add_argument(
     "--subset",
     action="store_true",
     help="accept tars with some of the classes and images, to try the pipeline",
   )
-  folder = _add_command(commands, "folder", FOLDER_HELP, _prepare_folder)
+  folder = _add_command(
+    commands, "folder", "a folder of class folders", FOLDER_HELP, _prepare_folder
+  )
   folder.add_argument("--source", required=True, metavar="DIR", help="folder of class folders")
   folder.add_argument("--name", required=True, help="name of the data set, for --data.dataset")
   options = parser.parse_args(arguments)
   options.run(options, pathlib.Path(options.data_dir).expanduser().absolute())
 
 
-def _add_command(commands, name, description, run):
+def _add_command(commands, name, summary, description, run):
   command = commands.add_parser(
     name,
-    help=description.split(",")[0].split(":")[0].replace("\n", " "),
+    help=summary,
     description=description + COMMON_HELP,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )

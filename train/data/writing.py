@@ -12,6 +12,7 @@ import functools
 import io
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -69,8 +70,9 @@ class SplitBuilder(dataset_builder.ShardBasedBuilder, skip_registration=True):
       with (
         Counter(f"writing {self.name}", total, "images") as self._counter,
         contextlib.redirect_stdout(io.StringIO()),  # TFDS announces a download
+        tempfile.TemporaryDirectory() as download_dir,  # and makes folders for it
       ):
-        self.download_and_prepare(file_format="array_record")
+        self.download_and_prepare(download_dir=download_dir, file_format="array_record")
     except (OSError, RuntimeError) as error:  # the latter from array_record
       raise ConfigError(
         f"{self.data_path} cannot be written ({error}): free space there, or give another"

@@ -221,6 +221,7 @@ def test_after_kill_9_the_next_run_starts_over(tars_dir, prepared, tmp_path):
   with pytest.raises(ConfigError, match="dataset imagenet2012 is not in"):
     records(tmp_path, "train")
   prepare(tars_dir, tmp_path, "--subset")
+  assert [path.name for path in tmp_path.iterdir()] == ["imagenet2012"]
   assert {path.name for path in (tmp_path / "imagenet2012").iterdir()} == {".lock", "5.1.0"}
   assert list(records(tmp_path, "train")) == list(records(prepared, "train"))
 
