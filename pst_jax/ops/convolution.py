@@ -1,8 +1,7 @@
 """Convolution and max pooling in the forms that XLA compiles well: NHWC maps, HWIO kernels.
 
-On every platform but the CPU these are XLA's own operations, apart from 1x1 convolutions, which are
-matrix products everywhere. The forms for the CPU were measured with jaxlib 0.10.2; they differ from
-XLA's operations by the order of float sums alone.
+On every platform but the CPU these are XLA's own operations. The forms for the CPU were measured
+with jaxlib 0.10.2; they differ from XLA's operations by the order of float sums alone.
 """
 
 import functools
@@ -29,9 +28,10 @@ def conv2d(
     strides: in both directions.
   """
   side, _, per_group, features = kernel.shape
-  if side == 1:
-    return lax.dot_general(x[:, ::strides, ::strides], kernel[0, 0], (((3,), (0,)), ((), ())))
   plain = functools.partial(_convolve, strides=strides)
+  if side == 1:
+    product = functools.partial(_multiply_rows, strides=strides)
+    return lax.platform_dependent(x, kernel, cpu=product, default=plain)
   if per_group == 1 and features == x.shape[-1] > 1 and strides == 1:
     return lax.platform_dependent(x, kernel, cpu=_sum_of_taps, default=plain)
   return plain(x, kernel)
@@ -47,6 +47,12 @@ def _convolve(x, kernel, strides):
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
     feature_group_count=x.shape[-1] // kernel.shape[2],
   )
+
+
+def _multiply_rows(x, kernel, strides):
+  """1x1 convolution as a product of two matrices; with more axes XLA transposes whole maps."""
+  x = x[:, ::strides, ::strides]
+  return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def _sum_of_taps(x, kernel):
