@@ -4,8 +4,17 @@ import pytest
 
 import pst_jax
 
-# The depth of 101 adds blocks like those of 50, and minutes.
-EVERY_NETWORK = [
-  pytest.param(name, marks=pytest.mark.slow) if "101" in name else name
-  for name in pst_jax.list_models()
-]
+
+def _slow_if(is_slow):
+  return [
+    pytest.param(name, marks=pytest.mark.slow) if is_slow(name) else name
+    for name in pst_jax.list_models()
+  ]
+
+
+# For tests that trace a network: the depth of 101 adds blocks like those of 50.
+EVERY_NETWORK = _slow_if(lambda name: "101" in name)
+# For tests that compile its training step too.
+EVERY_NETWORK_TRAINED = _slow_if(
+  lambda name: name not in ("yolo11n-cls-pst", "resnet18", "resnet18_pst")
+)

@@ -3,6 +3,8 @@
 import dataclasses
 import difflib
 import fnmatch
+import math
+import numbers
 
 import jax.numpy as jnp
 
@@ -67,8 +69,8 @@ def model_options() -> tuple[str, ...]:
 
 def check_model_name(name: str) -> None:
   """Raises ValueError with the closest names for one that is unknown."""
-  if name not in _NETWORKS:
-    close = difflib.get_close_matches(name, _NETWORKS, n=3, cutoff=0.4)
+  if name not in list(_NETWORKS):
+    close = difflib.get_close_matches(str(name), _NETWORKS, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(close)}" if close else "choose one of these"
     raise ValueError(f"model {name!r} is unknown: {hint}? All: {', '.join(_NETWORKS)}")
 
@@ -104,20 +106,30 @@ def create_model(name: str, num_classes: int = 1000, **options) -> Network:
 
 
 def _is_whole(value, least):
-  return isinstance(value, int) and not isinstance(value, bool) and value >= least
+  return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= least
 
 
+def _is_number(value):
+  return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+_ABOVE_0 = lambda v: _is_number(v) and v > 0, "a number above 0"
+_SHARE = lambda v: _is_number(v) and 0 <= v < 1, "a number from 0 to below 1"
+_TRUE_OR_FALSE = lambda v: isinstance(v, bool), "True or False"
 _RULES = {
   "num_classes": (lambda v: _is_whole(v, 1), "a whole number from 1"),
   "top_k": (lambda v: _is_whole(v, 0), "a whole number from 0"),
   "group_size": (lambda v: v is None or _is_whole(v, 1), "a whole number from 1, or None"),
-  "width": (lambda v: isinstance(v, int | float) and v > 0, "a number above 0"),
-  "dropout": (lambda v: isinstance(v, int | float) and 0 <= v < 1, "a number from 0 to below 1"),
+  "width": _ABOVE_0,
+  "epsilon": _ABOVE_0,
+  "momentum": _SHARE,
+  "dropout": _SHARE,
   "stem": (lambda v: v in ("imagenet", "small"), "'imagenet' or 'small'"),
-  "remat": (lambda v: isinstance(v, bool), "True or False"),
+  "remat": _TRUE_OR_FALSE,
+  "folded": _TRUE_OR_FALSE,
   "selection": (callable, "a function (scores, k, key) -> indices"),
   "dtype": (
-    lambda v: jnp.issubdtype(jnp.dtype(v), jnp.floating),
+    lambda v: v is not None and jnp.issubdtype(jnp.dtype(v), jnp.floating),
     "a floating type such as jnp.bfloat16",
   ),
   "coarse_implementation": (
