@@ -9,11 +9,11 @@ from train.config import CheckpointConfig, Config, DataConfig, ModelConfig, Opti
 
 config = Config(
   run_dir="runs/digits",
-  epochs=10,
+  epochs=6,
   batch_size=64,
   eval_batch_size=120,
   eval_every_epochs=2,
-  eval_top_k=(0, 1, 4, 8),
+  eval_top_k=(0, 8),
   label_smoothing=0.1,
   ema_decay=0.99,
   log_every=22,
