@@ -9,6 +9,7 @@ try:
 except ImportError as error:
   raise ImportError("pst_jax.torch needs PyTorch: pip install 'pst_jax[torch]'") from error
 
+from pst_jax.torch.export import export_onnx, export_torchscript
 from pst_jax.torch.fold import fold_batch_norm
 from pst_jax.torch.layers import PST, ConvNorm, PSTBlock, PyramidSparseAttention, set_top_k
 from pst_jax.torch.network import Network
@@ -21,6 +22,8 @@ __all__ = [
   "PSTBlock",
   "PyramidSparseAttention",
   "create_model",
+  "export_onnx",
+  "export_torchscript",
   "fold_batch_norm",
   "list_models",
   "set_top_k",
