@@ -1,26 +1,31 @@
-# The two commands of the README. Both make .venv on first use, with all that they need.
+# The two commands of the README. Both make an environment on first use, with all that they need.
 PYTHON ?= python3
+VENV ?= .venv
+python = $(VENV)/bin/python
 
-.PHONY: train test clean
+.PHONY: train test environment clean
 
-train: .venv/.installed-train
-	.venv/bin/python -m train configs/digits.py
+train: $(VENV)/.installed-train
+	$(python) -m train configs/digits.py
 
-test: .venv/.installed-test
-	.venv/bin/python -m pytest
+test: environment
+	$(python) -m pytest -n 2
 
-.venv/bin/python:
-	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11"'
-	$(PYTHON) -m venv .venv
+# Everything that tests and CI need. Versions are pinned so that all machines test the same.
+environment: $(VENV)/.installed-test
 
-# torch comes as its small CPU build where the index has one; only the tests need it.
-.venv/.installed-test: pyproject.toml constraints.txt .venv/bin/python
-	.venv/bin/python -m pip install --quiet -e '.[test]' -c constraints.txt
-	touch $@ .venv/.installed-train
+$(python):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed: make PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
 
-.venv/.installed-train: pyproject.toml .venv/bin/python
-	.venv/bin/python -m pip install --quiet -e '.[train]'
-	touch $@
+$(VENV)/.installed-test: pyproject.toml constraints.txt $(python)
+	$(python) -m pip install --quiet -e '.[test]' -c constraints.txt
+	@touch $@ $(VENV)/.installed-train
+
+$(VENV)/.installed-train: pyproject.toml $(python)
+	$(python) -m pip install --quiet -e '.[train]'
+	@touch $@
 
 clean:
-	rm -rf .venv runs data
+	rm -rf $(VENV) runs data
