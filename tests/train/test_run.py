@@ -1,32 +1,26 @@
-"""Whole runs: what is written, resuming after every kind of end, and what stops a run at once."""
+"""Whole runs: what is written, resuming after every kind of end, what is never saved."""
 
 import dataclasses
-import json
 import os
 import pathlib
-import random
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from quick_jit import OPTIONS
+from run_results import bits, lines
 
 import pst_jax
 from train import checkpoint_files, loop
 from train import evaluate as evaluate_command
 from train.checkpoint import Checkpoints
 from train.config import CheckpointConfig, Config, ConfigError, DataConfig, ModelConfig, OptimConfig
-from train.run_folder import RunFolder, open_run
+from train.run_folder import RunFolder
 from train.setup import make_setup
 
-REPOSITORY = pathlib.Path(__file__).parents[2]
 # 12 steps, 3 to the epoch; saved and evaluated after 6 and 12.
 CONFIG = Config(
   epochs=4,
@@ -51,7 +45,6 @@ CONFIG = Config(
   optim=OptimConfig(learning_rate=0.05, warmup_epochs=1),
   checkpoint=CheckpointConfig(every_epochs=2),
 )
-TIMING = {"images_per_second", "data_wait_seconds"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -74,22 +67,6 @@ def compiled_once():
 
 def config_in(folder, **fields) -> Config:
   return dataclasses.replace(CONFIG, run_dir=str(folder), **fields)
-
-
-def bits(tree):
-  return [
-    (jax.tree_util.keystr(path), np.asarray(leaf).dtype, np.asarray(leaf).tobytes())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  ]
-
-
-def lines(folder) -> list[dict]:
-  """metrics.jsonl without what depends on the clock."""
-  text = (pathlib.Path(folder) / "metrics.jsonl").read_text()
-  return [
-    {name: value for name, value in json.loads(line).items() if name not in TIMING}
-    for line in text.splitlines()
-  ]
 
 
 def steps_saved(folder) -> list[int]:
@@ -278,70 +255,6 @@ def assert_saved_values_are_finite(config):
       assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
-# What stops a run before it begins
-
-
-@pytest.fixture
-def no_training(monkeypatch):
-  def fail(*arguments):
-    raise AssertionError("training began")
-
-  monkeypatch.setattr(loop, "_steps", fail)
-
-
-def error_of(config) -> str:
-  with pytest.raises(ConfigError) as error:
-    loop.train(config)
-  return str(error.value)
-
-
-def test_a_run_folder_that_is_a_file_is_refused(no_training, tmp_path):
-  (tmp_path / "file").write_text("")
-  for name in ("file", "file/run"):
-    error = error_of(config_in(tmp_path / name))
-    assert f"run_dir {tmp_path / name} cannot be written" in error
-    assert "choose another --run-dir" in error
-
-
-def test_a_folder_where_nothing_can_be_made_is_refused(no_training):
-  assert "run_dir /proc/run cannot be written" in error_of(config_in("/proc/run"))
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_write_permission_is_refused(no_training, tmp_path):
-  tmp_path.chmod(0o500)
-  assert "cannot be written (Permission denied)" in error_of(config_in(tmp_path))
-
-
-def test_another_config_in_the_folder_is_refused_with_the_difference(no_training, copied):
-  folder, config = copied
-  before = (folder / "config.json").read_text()
-  error = error_of(dataclasses.replace(config, seed=1, optim=OptimConfig(learning_rate=0.5)))
-  assert "seed: 0 -> 1; optim.learning_rate: 0.05 -> 0.5; optim.warmup_epochs: 1 -> 0.0" in error
-  assert (folder / "config.json").read_text() == before
-
-
-def test_a_second_trainer_in_the_folder_is_refused(no_training, tmp_path):
-  with open_run(config_in(tmp_path)):
-    assert f"another process is training in {tmp_path}: stop it" in error_of(config_in(tmp_path))
-  with open_run(config_in(tmp_path)):
-    pass
-
-
-def test_a_disk_that_is_nearly_full_is_found_before_training(no_training, tmp_path, monkeypatch):
-  usage = shutil.disk_usage(tmp_path)._replace(free=10**6)
-  monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-  error = error_of(config_in(tmp_path))
-  assert re.search(r"checkpoints need .* GB in .*, and 0\.001 GB are free; free some space", error)
-
-
-def test_the_advice_to_keep_fewer_checkpoints_can_be_followed_and_is_noted(tmp_path):
-  fewer = dataclasses.replace(CONFIG.checkpoint, keep_latest=1)
-  for config in (CONFIG, dataclasses.replace(CONFIG, checkpoint=fewer)):
-    with open_run(dataclasses.replace(config, run_dir=str(tmp_path))) as folder:
-      assert folder.read_config().checkpoint == config.checkpoint
-
-
 # Evaluation
 
 
@@ -396,76 +309,3 @@ def test_any_number_of_devices_evaluates_a_run():
     make_setup(config, 4, 24, jax.devices()[:3])
   setup = make_setup(config, 4, 24, jax.devices()[:3], for_training=False)
   assert setup.mesh.size == 3
-
-
-# kill -9
-
-# 45 steps, with a checkpoint after every ninth.
-DIGITS = """configs/digits.py --batch-size 16 --epochs 0.5 --checkpoint.every-epochs 0.1
-  --eval-every-epochs 0.25 --eval-top-k 0 2 --eval-batch-size 60 --data.eval-split test[:60]
-  --model.width 0.125 --model.dropout 0.1 --data.image-size 16 --data.max-shift 2 --log-every 1"""
-
-
-def start_digits(folder, run_dir) -> subprocess.Popen:
-  # Kept compilations let all but the first start begin within seconds.
-  environment = os.environ | {
-    "XLA_FLAGS": "",
-    "JAX_COMPILATION_CACHE_DIR": f"{folder}/cache",
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-  }
-  paths = f"--data.data-dir {folder}/data --run-dir {run_dir}"
-  return subprocess.Popen(
-    [sys.executable, "-m", "train", *f"{DIGITS} {paths}".split()],
-    cwd=REPOSITORY,
-    env=environment,
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-
-
-def finish(process) -> None:
-  _, errors = process.communicate(timeout=300)
-  assert process.returncode == 0, errors
-
-
-def wait_for_step(process, run_dir, step) -> None:
-  deadline = time.monotonic() + 300
-  path = run_dir / "metrics.jsonl"
-  while f'"step": {step},' not in (path.read_text() if path.exists() else ""):
-    assert process.poll() is None, process.stderr.read()
-    assert time.monotonic() < deadline
-    time.sleep(0.01)
-
-
-@pytest.mark.slow
-def test_a_run_killed_three_times_ends_as_one_that_was_not(tmp_path):
-  rng = random.Random(0)
-  whole, killed = tmp_path / "whole", tmp_path / "killed"
-  finish(start_digits(tmp_path, whole))
-  for step in (rng.randrange(1, 12), rng.randrange(16, 26), rng.randrange(30, 38)):
-    process = start_digits(tmp_path, killed)
-    try:
-      wait_for_step(process, killed, step)
-      time.sleep(rng.uniform(0, 0.1))
-    finally:
-      process.send_signal(signal.SIGKILL)
-      process.communicate()
-    assert process.returncode == -signal.SIGKILL
-  finish(start_digits(tmp_path, killed))
-
-  assert lines(killed) == lines(whole)
-  assert [line["step"] for line in lines(whole) if "loss" in line] == list(range(1, 46))
-  states = [last_state(folder) for folder in (whole, killed)]
-  assert states[0].ema is not None
-  assert int(states[0].step) == 45
-  for part in ("params", "batch_stats", "ema", "opt_state", "step"):
-    one, two = (getattr(state, part) for state in states)
-    assert bits(one) == bits(two), part
-
-
-def last_state(folder):
-  folder = RunFolder(folder)
-  setup = make_setup(folder.read_config(), 10, 1437, jax.devices()[:1])
-  with Checkpoints(folder.checkpoints, read_only=True) as checkpoints:
-    return checkpoints.restore(setup.abstract_state).state

@@ -1,0 +1,25 @@
+"""What two runs are compared by."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+
+TIMING = {"images_per_second", "data_wait_seconds"}
+
+
+def bits(tree):
+  return [
+    (jax.tree_util.keystr(path), np.asarray(leaf).dtype, np.asarray(leaf).tobytes())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  ]
+
+
+def lines(folder) -> list[dict]:
+  """metrics.jsonl without what depends on the clock."""
+  text = (pathlib.Path(folder) / "metrics.jsonl").read_text()
+  return [
+    {name: value for name, value in json.loads(line).items() if name not in TIMING}
+    for line in text.splitlines()
+  ]
