@@ -71,8 +71,8 @@ def check_model_name(name: str) -> None:
   """Raises ValueError with the closest names for one that is unknown."""
   if name not in list(_NETWORKS):
     close = difflib.get_close_matches(str(name), _NETWORKS, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(close)}" if close else "choose one of these"
-    raise ValueError(f"model {name!r} is unknown: {hint}? All: {', '.join(_NETWORKS)}")
+    hint = f"did you mean {' or '.join(close)}? All: " if close else "choose one of "
+    raise ValueError(f"model {name!r} is unknown: {hint}{', '.join(_NETWORKS)}")
 
 
 def create_model(name: str, num_classes: int = 1000, **options) -> Network:
@@ -86,7 +86,7 @@ def create_model(name: str, num_classes: int = 1000, **options) -> Network:
     num_classes: length of the logits.
     **options: fields of `Network`: top_k, dtype, group_size (examples that share BatchNorm
       statistics; None: the whole batch), dropout, stem, width, remat, selection,
-      coarse_implementation, epsilon, momentum.
+      coarse_implementation, epsilon, momentum, folded (see `fold_batch_norm`).
 
   Raises:
     ValueError: unknown name, unknown option, or a value that cannot be.

@@ -15,7 +15,7 @@ import pst_jax
     ("resnet17", "'resnet17' is unknown: did you mean resnet1"),
     ("resnet50-pst", "did you mean resnet50_pst"),
     ("r18", "'r18' is unknown: did you mean"),
-    ("vit", "choose one of these"),
+    ("vit", "choose one of r18-cls-pst"),
     (50, "model 50 is unknown"),
     (["resnet18"], r"model \['resnet18'\] is unknown"),
   ],
