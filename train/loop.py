@@ -206,7 +206,10 @@ def _summary(config, accuracy, folder, checkpoints, seconds):
 
 
 def _next_commands(config, path):
-  return [f"python -m train.evaluate {path} --top-k {max(config.eval_top_k)}"]
+  return [
+    f"python -m train.evaluate {path} --top-k {max(config.eval_top_k)}",
+    f"python -m pst_jax convert {path} {path.name}.safetensors",
+  ]
 
 
 def _versions():
