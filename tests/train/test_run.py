@@ -139,7 +139,8 @@ def test_a_finished_run_is_evaluated_and_not_trained_on(trained, copied, capsys)
   out = capsys.readouterr().out
   assert "goes on after step 12" in out
   assert f"top-1 with top_k=1  {100 * trained.accuracy[1]['top1']:.2f} % of 24" in out
-  assert out.endswith(f"Next:\n  python -m train.evaluate {folder} --top-k 1\n")
+  assert f"Next:\n  python -m train.evaluate {folder} --top-k 1\n" in out
+  assert out.endswith(f"  python -m pst_jax convert {folder} {folder.name}.safetensors\n")
 
 
 def truncate(file):
