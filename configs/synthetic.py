@@ -1,7 +1,9 @@
 """Random images: no data needed, to try any model and to measure the speed of a step.
 
 Command    python -m train configs/synthetic.py --model.name r50-cls-pst --batch-size 32
-Hardware   any; the accuracy stays at chance
+Hardware   any
+Accuracy   chance: there is nothing to learn
+Reproduced yes
 """
 
 from train.config import Config, DataConfig, ModelConfig, OptimConfig

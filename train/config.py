@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 import pathlib
 import runpy
 import types
@@ -90,8 +91,9 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-  name: Literal["sgd", "adamw"] = "sgd"
-  """sgd: with Nesterov momentum, the decay joins the gradient; adamw: the decay is separate."""
+  name: Literal["sgd", "adamw", "lamb"] = "sgd"
+  """sgd: with Nesterov momentum, the decay joins the gradient; adamw: the decay is separate; lamb:
+  adamw with steps as long as the parameters of a layer are large, for large batches."""
   learning_rate: float = 0.1
   """Peak learning rate, for the global batch as it is (never rescaled)."""
   schedule: Literal["cosine", "step", "constant"] = "cosine"
@@ -105,9 +107,9 @@ class OptimConfig:
   step_factor: float = 0.1
   """step: what the learning rate is multiplied by."""
   momentum: float = 0.9
-  """sgd: Nesterov momentum; adamw: beta 1, the decay of the mean gradient."""
+  """sgd: Nesterov momentum; adamw, lamb: beta 1, the decay of the mean gradient."""
   beta2: float = 0.999
-  """adamw: beta 2, the decay of the mean squared gradient."""
+  """adamw, lamb: beta 2, the decay of the mean squared gradient."""
   weight_decay: float = 1e-4
   """Applied to kernels alone: BatchNorm scales and every bias are spared."""
   clip_norm: float | None = None
@@ -233,6 +235,11 @@ def check(config: Config) -> None:
   for name, (expected, is_allowed) in _RULES.items():
     if not is_allowed(values[name]):
       raise ConfigError(f"{name} is {values[name]!r}, but it must be {expected}")
+  if config.optim.warmup_epochs > config.epochs:
+    raise ConfigError(
+      f"optim.warmup_epochs is {config.optim.warmup_epochs}, but the run has {config.epochs} "
+      "epochs: choose a shorter warm-up or more epochs"
+    )
   if config.data.max_shift >= config.data.image_size:
     raise ConfigError(
       f"data.max_shift is {config.data.max_shift}, but it must be less than data.image_size, which "
@@ -266,8 +273,13 @@ def _fits(value, kind) -> bool:
   return isinstance(value, int | float if kind is float else kind)
 
 
-def load_file(path: str) -> Config:
+def load_file(path: str | os.PathLike) -> Config:
   """The `config` of a config file; a bare name such as `digits` means configs/digits.py.
+
+  A config file may itself load another and change it:
+
+  >>> paper = load_file(pathlib.Path(__file__).with_name("imagenet_r50_cls_pst.py"))
+  >>> config = dataclasses.replace(paper, seed=1)
 
   Raises:
     ConfigError: there is no such file, or it holds no config, or one with values that cannot be.

@@ -41,11 +41,20 @@ def decayed(params):
 
 
 def make_optimizer(config: OptimConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-  """SGD as PyTorch's (decay joins the gradient, Nesterov momentum, then the rate), or AdamW."""
+  """SGD as PyTorch's (decay joins the gradient, Nesterov momentum, then the rate), AdamW or LAMB.
+
+  LAMB is algorithm 2 of arXiv 1904.00962 as timm has it: Adam's step plus the decay, made as long
+  as the parameters of that layer are large. What is spared from decay takes plain Adam's step.
+  """
   clip = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
   decay = optax.add_decayed_weights(config.weight_decay, decayed)
   update = {
     "sgd": lambda: [decay, optax.trace(config.momentum, nesterov=True)],
     "adamw": lambda: [optax.scale_by_adam(config.momentum, config.beta2), decay],
+    "lamb": lambda: [
+      optax.scale_by_adam(config.momentum, config.beta2, eps=1e-6),
+      decay,
+      optax.masked(optax.scale_by_trust_ratio(), decayed),
+    ],
   }[config.name]()
   return optax.chain(*clip, *update, optax.scale_by_learning_rate(schedule))

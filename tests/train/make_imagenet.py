@@ -1,7 +1,8 @@
 """Makes a tiny ImageNet in the official form: two tars of drawn images, for tests and for trying.
 
-  python tests/train/make_imagenet.py TARS [--images 12]
-  python -m train.prepare imagenet2012 --manual-dir TARS --data-dir DATA --subset
+  python tests/train/make_imagenet.py data/tars --images 40
+  python -m train.prepare imagenet2012 --manual-dir data/tars --data-dir data/tiny --subset
+  python -m train configs/imagenet_tiny.py
 
 Ten real classes under their official names; each has its own colour and stripes, so that a small
 network can learn them. One image is a CMYK JPEG and one a PNG, under the names of two that are so

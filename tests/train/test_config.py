@@ -70,6 +70,22 @@ def test_a_file_without_a_usable_config_is_refused(tmp_path, text, message):
     load_file(str(path))
 
 
+def test_a_config_file_may_load_another_one(tmp_path, monkeypatch):
+  (tmp_path / "configs").mkdir()
+  (tmp_path / "configs" / "base.py").write_text(
+    "from train.config import *\nconfig = Config(seed=3, epochs=7)"
+  )
+  (tmp_path / "configs" / "mine.py").write_text(
+    "import dataclasses, pathlib\n"
+    "from train.config import load_file\n"
+    "base = load_file(pathlib.Path(__file__).with_name('base.py'))\n"
+    "config = dataclasses.replace(base, seed=4)"
+  )
+  for folder, path in ((tmp_path, "configs/mine.py"), (tmp_path / "configs", "mine.py")):
+    monkeypatch.chdir(folder)
+    assert load_file(path) == Config(seed=4, epochs=7)
+
+
 # The saved form
 
 
@@ -202,6 +218,13 @@ def test_a_value_out_of_range_is_refused(name):
   for value in REFUSED[name]:
     with pytest.raises(ConfigError, match=rf"^{name.replace('__', '.')} is .*, but it must be"):
       check(changed(**{name: value}))
+
+
+def test_a_warm_up_longer_than_the_run_is_refused():
+  check(changed(epochs=5.0, optim__warmup_epochs=5.0))
+  message = "optim.warmup_epochs is 5.0, but the run has 4.5 epochs: choose a shorter warm-up or"
+  with pytest.raises(ConfigError, match=message):
+    check(changed(epochs=4.5, optim__warmup_epochs=5.0))
 
 
 def test_every_number_has_a_rule():

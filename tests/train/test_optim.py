@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -182,3 +184,64 @@ def test_gradients_below_the_clipping_norm_are_left_alone():
     for norm in (None, 1e3)
   ]
   jax.tree.map(np.testing.assert_array_equal, *found)
+
+
+# LAMB
+
+LAMB = OptimConfig(name="lamb", learning_rate=0.1, momentum=0.8, beta2=0.99, weight_decay=0.05)
+
+
+def run_numpy_lamb(config, start, gradients):
+  """Algorithm 2 of arXiv 1904.00962; biases take no decay and no trust ratio, as in timm."""
+  params = {name: value.copy() for name, value in start.items()}
+  mean = {name: np.zeros_like(value) for name, value in start.items()}
+  square = {name: np.zeros_like(value) for name, value in start.items()}
+  for step, grads in enumerate(gradients):
+    rate = config.learning_rate / (1 + step)
+    norm = np.sqrt(sum(np.sum(g**2) for g in grads.values()))
+    clip = min(1, config.clip_norm / norm) if config.clip_norm else 1
+    for name, param in params.items():
+      g = clip * grads[name]
+      mean[name] = config.momentum * mean[name] + (1 - config.momentum) * g
+      square[name] = config.beta2 * square[name] + (1 - config.beta2) * g**2
+      unbiased_mean = mean[name] / (1 - config.momentum ** (step + 1))
+      unbiased_square = square[name] / (1 - config.beta2 ** (step + 1))
+      update = unbiased_mean / (np.sqrt(unbiased_square) + 1e-6)
+      if name == "kernel":
+        update += config.weight_decay * param
+        update *= np.linalg.norm(param) / np.linalg.norm(update)
+      params[name] = param - rate * update
+  return params
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+def test_lamb_moves_parameters_as_its_algorithm_says(clip_norm):
+  config = dataclasses.replace(LAMB, clip_norm=clip_norm)
+  start, *gradients = random_trees(6)
+  with jax.enable_x64(True):
+    found = jax.device_get(run_optax(config, start, gradients))
+  expected = run_numpy_lamb(config, start, gradients)
+  for leaf in SHAPES:
+    np.testing.assert_allclose(found[leaf], expected[leaf], rtol=1e-12)
+    assert np.abs(found[leaf] - start[leaf]).min() > 1e-3
+
+
+def test_lamb_makes_the_same_relative_step_for_kernels_of_any_size():
+  start, gradient = random_trees(2)
+  relative = []
+  for scale in (1.0, 100.0):
+    scaled = {name: scale * value for name, value in start.items()}
+    config = dataclasses.replace(LAMB, weight_decay=0.0)
+    found = run_optax(config, scaled, [gradient])
+    step = np.asarray(found["kernel"]) - scaled["kernel"]
+    relative.append(np.linalg.norm(step) / np.linalg.norm(scaled["kernel"]))
+  assert relative == pytest.approx([0.1, 0.1], rel=1e-4)
+
+
+def test_lamb_moves_a_kernel_of_zeros():
+  """The gate of PST starts at zero: without a norm to go by it takes Adam's step."""
+  start = {"gate_kernel": np.zeros((2, 2))}
+  found = run_optax(LAMB, start, [{"gate_kernel": np.full((2, 2), 0.3)}])
+  np.testing.assert_allclose(found["gate_kernel"], -0.1, rtol=1e-4)
+  still = run_optax(LAMB, start, [{"gate_kernel": np.zeros((2, 2))}])
+  np.testing.assert_array_equal(still["gate_kernel"], 0)

@@ -1,0 +1,27 @@
+"""Large batches for pods: the 90 epochs of imagenet_90_epochs.py in 14,000 steps of 8,192 images.
+
+Command    python -m train configs/imagenet_pod.py
+Hardware   32 to 256 TPU chips, or as many GPUs
+Accuracy   none known with PST; 76.3 % top-1 for plain ResNet-50 (--model.name resnet50
+           --eval-top-k 0) by Goyal et al., arXiv 1706.02677, table 1: as good as with 256 images
+Reproduced no; no ImageNet run has been done with this code
+
+The learning rate grows with the batch (0.1 for each 256 images) and rises over five epochs: their
+rule, which holds up to 8,192 images. For 4,096: --batch-size 4096 --optim.learning-rate 1.6.
+"""
+
+import pathlib
+from dataclasses import replace
+
+from train.config import load_file
+
+short = load_file(pathlib.Path(__file__).with_name("imagenet_90_epochs.py"))
+
+config = replace(
+  short,
+  run_dir="runs/imagenet_pod",
+  batch_size=8192,
+  eval_batch_size=8192,
+  model=replace(short.model, batch_norm_group_size=64),
+  optim=replace(short.optim, learning_rate=3.2, warmup_epochs=5),
+)

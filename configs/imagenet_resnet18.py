@@ -1,0 +1,24 @@
+"""Control without PST on the paper's recipe: torchvision's ResNet-18.
+
+Command    python -m train configs/imagenet_resnet18.py
+Hardware   8 GPUs or TPU chips of 16 GB; fewer work too, as long as they divide 256
+Accuracy   none known for this recipe; 69.8 % top-1 by torchvision's own, of 90 epochs
+Reproduced no; no ImageNet run has been done with this code
+
+The paper measures r18-cls-pst against this network, whose blocks are others: the fair control is
+imagenet_resnet26.py.
+"""
+
+import pathlib
+from dataclasses import replace
+
+from train.config import load_file
+
+paper = load_file(pathlib.Path(__file__).with_name("imagenet_r50_cls_pst.py"))
+
+config = replace(
+  paper,
+  run_dir="runs/imagenet_resnet18",
+  eval_top_k=(0,),
+  model=replace(paper.model, name="resnet18"),
+)
