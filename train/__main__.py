@@ -15,14 +15,16 @@ config, checkpoints and metrics; the same command again resumes from the newest 
   python -m train configs/digits.py --help                      every option and its value
   python -m train configs/digits.py --run-dir runs/mine --optim.learning-rate 0.05
 
-configs: {configs}
+configs:
+{configs}
 """
 
 
 def main(arguments: list[str]) -> None:
   if not arguments or arguments[0] in ("-h", "--help"):
-    configs = sorted(file.as_posix() for file in pathlib.Path("configs").glob("*.py"))
-    print(USAGE.format(configs=", ".join(configs)))
+    files = sorted(pathlib.Path("configs").glob("*.py"))
+    lines = [f"  {file.as_posix():36s} {_title(file)}" for file in files]
+    print(USAGE.format(configs="\n".join(lines)))
     return
   from train import config as schema
 
@@ -31,6 +33,12 @@ def main(arguments: list[str]) -> None:
   from train.loop import train
 
   train(config)
+
+
+def _title(file: pathlib.Path) -> str:
+  """The first line of a config's description."""
+  line = file.read_text().partition("\n")[0]
+  return line.removeprefix('"""') if line.startswith('"""') else ""
 
 
 def parse(base, path: str, overrides: list[str]):

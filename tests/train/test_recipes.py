@@ -129,3 +129,9 @@ def test_it_loads_from_any_working_directory(path, tmp_path, monkeypatch):
 def test_no_two_recipes_share_a_run_folder():
   folders = [config.run_dir for config in CONFIGS.values()]
   assert len(set(folders)) == len(folders)
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("imagenet_")])
+def test_the_readme_lists_it(name):
+  text = (REPOSITORY / "README.md").read_text()
+  assert f"`{name}`" in text or f"configs/{name}.py" in text
