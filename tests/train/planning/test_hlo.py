@@ -1,0 +1,42 @@
+"""Reading optimized HLO: sizes in memory, turns of loops, FLOPs, HBM traffic, collectives."""
+
+import hlo_texts
+import pytest
+
+from train.planning.hlo_cost import read_program
+from train.planning.hlo_text import parse
+
+
+@pytest.fixture(scope="module")
+def loop():
+  return read_program(parse(hlo_texts.LOOP))
+
+
+def operation(program, name):
+  (found,) = [each for each in program.operations if each.name == name]
+  return found
+
+
+def test_a_loop_turns_as_often_as_its_counter_says(loop):
+  assert operation(loop, "fusion.1").count == 4
+  assert loop.unknown_loops == ()
+
+
+def test_flops_in_a_loop_count_in_every_turn(loop):
+  assert loop.total("matrix_flops") == 4 * 2 * 512 * 256 * 128
+
+
+def test_of_a_batch_in_hbm_the_slice_that_a_turn_uses_is_read(loop):
+  weights, one_batch = 256 * 128 * 2, 512 * 256 * 2
+  assert operation(loop, "fusion.1").hbm_read == weights + one_batch
+
+
+def test_what_stays_in_on_chip_memory_is_no_traffic(loop):
+  assert operation(loop, "fusion.1").hbm_written == 0
+  assert operation(loop, "sum").hbm_bytes == 0
+
+
+def test_an_all_reduce_after_a_loop_counts_once(loop):
+  ((collective, count),) = loop.collectives
+  assert (collective.kind, collective.bytes, collective.group) == ("all-reduce", 512 * 128 * 2, 4)
+  assert count == 1

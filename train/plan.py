@@ -1,0 +1,104 @@
+"""python -m train.plan CONFIG --topology v5e:16x16: what a training step needs on TPUs."""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+
+from train.command import run_command
+
+USAGE = """\
+python -m train.plan CONFIG --topology v5e:16x16 [options] [overrides of the config]
+
+Compiles the training step of a config with the real TPU compiler, on a machine without a TPU, and
+prints whether it fits, what it computes and moves, and the least time that this takes on the chips.
+Nothing runs. A ResNet-50 takes minutes to compile on two cores. Needs pip install
+'pst_jax[tpu-plan]'.
+
+  python -m train.plan configs/synthetic.py --topology v5e:4x4 --batch-per-chip 256
+  python -m train.plan configs/synthetic.py --topology v5p:4x4x4 --model.name r50-cls-pst \\
+    --model.dtype bfloat16 --search-batch
+"""
+
+
+def main(arguments: list[str]) -> None:
+  options, overrides = _parser().parse_known_args(arguments[1:])
+  if not arguments or arguments[0].startswith("-"):
+    _parser().parse_args(arguments)
+    _parser().error("the first argument must be a config file, such as configs/digits.py")
+  # Before jax is imported: with libtpu installed it would look for a TPU, and take minutes.
+  os.environ.setdefault("JAX_PLATFORMS", "cpu")
+  from train import config as schema
+  from train.__main__ import parse
+  from train.planning import report, topologies
+  from train.planning.compiling import compile_step
+
+  where = topologies.find_slice(options.topology)
+  config = parse(schema.load_file(arguments[0]), arguments[0], overrides)
+  if options.batch_per_chip:
+    size = options.batch_per_chip * where.num_chips
+    config = dataclasses.replace(config, batch_size=size)
+  schema.check(config)
+  num_train, num_classes = _counts(config, options)
+  devices = topologies.compiler_devices(where)
+  step = compile_step(config, num_classes, num_train, devices)
+  print(report.text(step, where))
+  if options.operations and step.fits:
+    print(report.heaviest(step, where, options.operations))
+  if options.json:
+    _write(options.json, report.figures(step, where))
+
+
+def _parser():
+  parser = argparse.ArgumentParser(
+    usage=USAGE, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--topology", required=True, help="chip and shape, such as v5e:16x16")
+  parser.add_argument(
+    "--batch-per-chip",
+    type=int,
+    metavar="N",
+    help="batch of N images a chip (default: the config's batch_size over all chips)",
+  )
+  parser.add_argument("--num-train", type=int, help="training images, if the data are not here")
+  parser.add_argument("--num-classes", type=int, help="classes, if the data are not here")
+  parser.add_argument("--json", metavar="FILE", help="write all figures there as well")
+  parser.add_argument(
+    "--operations", type=int, default=0, metavar="N", help="list the N longest operations as well"
+  )
+  return parser
+
+
+# Training images and classes of data sets that are often planned with before they are prepared.
+KNOWN = {"imagenet2012": (1_281_167, 1000)}
+
+
+def _counts(config, options) -> tuple[int, int]:
+  """Training images and classes."""
+  given = options.num_train, options.num_classes
+  if all(given):
+    return given
+  from train.config import ConfigError
+  from train.data import open_dataset
+
+  try:
+    dataset = open_dataset(config.data)
+    found = dataset.num_train, dataset.num_classes
+  except ConfigError as error:
+    found = KNOWN.get(config.data.dataset) if config.data.train_split == "train" else None
+    if found is None:
+      raise ConfigError(f"{error} Or give --num-train and --num-classes") from None
+  return given[0] or found[0], given[1] or found[1]
+
+
+def _write(path: str, figures: dict) -> None:
+  file = pathlib.Path(path)
+  temporary = file.with_name(f".{file.name}.part")
+  temporary.write_text(json.dumps(figures, indent=2) + "\n")
+  os.replace(temporary, file)
+
+
+if __name__ == "__main__":
+  run_command(main, sys.argv[1:])
