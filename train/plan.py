@@ -43,6 +43,9 @@ def main(arguments: list[str]) -> None:
   schema.check(config)
   num_train, num_classes = _counts(config, options)
   devices = topologies.compiler_devices(where)
+  if options.search_batch:
+    config = _with_largest_batch(config, num_classes, where, devices)
+    num_train = max(num_train, config.batch_size)
   step = compile_step(config, num_classes, num_train, devices)
   print(report.text(step, where))
   if options.operations and step.fits:
@@ -62,6 +65,12 @@ def _parser():
     metavar="N",
     help="batch of N images a chip (default: the config's batch_size over all chips)",
   )
+  parser.add_argument(
+    "--search-batch",
+    action="store_true",
+    help="look for the largest batch that fits, to a sixteenth, and plan with it; compiles up to a "
+    "dozen times",
+  )
   parser.add_argument("--num-train", type=int, help="training images, if the data are not here")
   parser.add_argument("--num-classes", type=int, help="classes, if the data are not here")
   parser.add_argument("--json", metavar="FILE", help="write all figures there as well")
@@ -69,6 +78,33 @@ def _parser():
     "--operations", type=int, default=0, metavar="N", help="list the N longest operations as well"
   )
   return parser
+
+
+def _with_largest_batch(config, num_classes, where, devices):
+  from train.config import ConfigError
+  from train.planning.compiling import compile_step
+  from train.planning.search import largest_that_fits, smallest_share
+
+  unit = smallest_share(config) * where.num_devices
+
+  def bytes_at(count):
+    tried = dataclasses.replace(config, batch_size=count * unit)
+    step = compile_step(tried, num_classes, tried.batch_size, devices)
+    needed = step.memory.total if step.fits else step.needed
+    share, verdict = count * unit // where.num_chips, "fit" if step.fits else "do not fit"
+    print(f"{share:,} images a chip {verdict}: {needed / 1e9:,.2f} GB a device", flush=True)
+    return step.fits, needed
+
+  start = max(1, config.batch_size // unit)
+  usable = where.chip.usable_bytes // where.chip.devices
+  count = largest_that_fits(bytes_at, start, usable)
+  if count == 0:
+    raise ConfigError(
+      f"not even {unit // where.num_chips} images a chip fit on {where.name}: choose chips with "
+      "more memory, model.remat, --fsdp, or a smaller model.batch_norm_group_size"
+    )
+  print()
+  return dataclasses.replace(config, batch_size=count * unit)
 
 
 # Training images and classes of data sets that are often planned with before they are prepared.

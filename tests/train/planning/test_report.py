@@ -1,0 +1,65 @@
+"""The plan as text and figures."""
+
+import pytest
+from programs import ALL_REDUCE, FITTING, operation, program, step
+
+from train.planning import report
+from train.planning.topologies import find_slice
+
+V5E = find_slice("v5e:4x4")
+
+
+@pytest.fixture(autouse=True)
+def compiler_version(monkeypatch):
+  monkeypatch.setattr(report.importlib.metadata, "version", lambda _: "0.0.52")
+
+
+@pytest.fixture
+def fitting():
+  work = program(
+    operation(flops=197e9, read=8_190_000_000),
+    operation("sum", collectives=(ALL_REDUCE,), count=2),
+  )
+  return step(work, FITTING)
+
+
+def test_figures_follow_from_the_binding_time(fitting):
+  figures = report.figures(fitting, V5E)
+  assert figures["binding"] == "memory"
+  assert figures["roofline_seconds"]["least"] == pytest.approx(10e-3)
+  assert figures["most_images_per_second"] == pytest.approx(409_600)
+  assert figures["most_images_per_second_per_chip"] == pytest.approx(25_600)
+  assert figures["least_days"] == pytest.approx(1000 * 10e-3 / 86400)
+
+
+def test_collectives_are_counted_by_kind_with_their_bytes(fitting):
+  (row,) = report.figures(fitting, V5E)["collectives"]
+  assert (row["kind"], row["group"], row["count"], row["bytes"]) == (
+    "all-reduce",
+    16,
+    2,
+    200_000_000,
+  )
+
+
+def test_the_text_says_what_is_the_compilers_and_what_an_estimate(fitting):
+  text = report.text(fitting, V5E)
+  assert "MEMORY of a chip, by the compiler" in text
+  assert "TIME of one step: estimates" in text
+  assert "nothing ran on a TPU" in text
+  (limit,) = [line for line in text.splitlines() if "<- the limit" in line]
+  assert limit.split()[0] == "memory"
+  assert "10 epochs = 1,000 steps" in text
+
+
+def test_a_step_that_does_not_fit_says_what_it_needs_and_what_there_is():
+  text = report.text(step(None, None, needed=20_000_000_000), V5E)
+  assert "does not fit: it needs 20.00 GB, and 16.91 GB are usable" in text
+  assert "TIME" not in text
+  assert report.figures(step(None, None, needed=20_000_000_000), V5E)["fits"] is False
+
+
+def test_the_operations_that_take_longest_come_first(fitting):
+  lines = report.heaviest(fitting, V5E, 1).splitlines()
+  assert len(lines) == 3
+  assert lines[2].split()[-2:] == ["work", "jit(step)/work"]
