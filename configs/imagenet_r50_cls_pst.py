@@ -26,6 +26,7 @@ config = Config(
     flip=True,
     randaugment_layers=2,
     randaugment_magnitude=9.0,
+    erasing=0.4,
     threads=32,
   ),
   optim=OptimConfig(

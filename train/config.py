@@ -39,6 +39,8 @@ class ModelConfig:
   """Examples that share BatchNorm statistics; None: the whole global batch."""
   remat: bool = False
   """Recompute each stage in the backward pass: less memory, more time."""
+  remat_policy: Literal["nothing", "convolutions"] = "nothing"
+  """What remat keeps all the same; with convolutions it repeats none of them."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,12 @@ class DataConfig:
   """RandAugment: strength of the operations, from 0 to 30."""
   color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
   """Largest random change of brightness, contrast, saturation (shares) and hue (of a turn)."""
+  erasing: float = 0.0
+  """Random erasing: the chance that a box of a training image becomes the mean colour."""
+  mixup: float = 0.0
+  """Mixup: alpha of the Beta distribution of the share of an image's neighbour; 0: none."""
+  cutmix: float = 0.0
+  """CutMix: alpha as for mixup; with both, each image takes one of the two; 0: none."""
   on_bad_image: Literal["raise", "skip"] = "raise"
   """A damaged image ends the run, or is replaced by the next good one and named in the log; in
   evaluation skip leaves it out of the count."""
@@ -137,6 +145,9 @@ class Config:
   """Length of the run, in passes over the training split; fractions are possible."""
   batch_size: int = 256
   """Examples of a step, over all devices."""
+  accumulation_steps: int = 1
+  """Micro-batches that a device cuts its share of the batch into; their gradients are summed, with
+  the result of the whole batch. Needs model.batch_norm_group_size, which must fit in them."""
   eval_batch_size: int = 256
   """Examples of a batch of evaluation, over all devices; changes nothing but speed and memory."""
   eval_every_epochs: float = 1.0
@@ -178,6 +189,7 @@ _RULES = {
   "seed": ("a number from 0 to below 2**32", lambda v: 0 <= v < 2**32),
   "epochs": _POSITIVE,
   "batch_size": _POSITIVE,
+  "accumulation_steps": _POSITIVE,
   "eval_batch_size": _POSITIVE,
   "eval_every_epochs": _POSITIVE,
   "eval_top_k": ("one or more numbers from 0", lambda v: len(v) > 0 and min(v) >= 0),
@@ -195,6 +207,9 @@ _RULES = {
     "finite numbers from 0, the last (hue) at most 0.5",
     lambda v: all(0 <= x < math.inf for x in v) and v[3] <= 0.5,
   ),
+  "data.erasing": ("a number from 0 to 1", lambda v: 0 <= v <= 1),
+  "data.mixup": _NOT_NEGATIVE,
+  "data.cutmix": _NOT_NEGATIVE,
   "data.eval_crop": ("a number above 0, at most 1", lambda v: 0 < v <= 1),
   "data.mean": ("finite numbers", lambda v: all(map(math.isfinite, v))),
   "data.std": ("finite numbers above 0", lambda v: all(0 < x < math.inf for x in v)),

@@ -24,10 +24,10 @@ Nothing runs. A ResNet-50 takes minutes to compile on two cores. Needs pip insta
 
 
 def main(arguments: list[str]) -> None:
-  options, overrides = _parser().parse_known_args(arguments[1:])
   if not arguments or arguments[0].startswith("-"):
-    _parser().parse_args(arguments)
+    _parser().parse_args(arguments or ["--help"])
     _parser().error("the first argument must be a config file, such as configs/digits.py")
+  options, overrides = _parser().parse_known_args(arguments[1:])
   # Before jax is imported: with libtpu installed it would look for a TPU, and take minutes.
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
   from train import config as schema
@@ -56,7 +56,10 @@ def main(arguments: list[str]) -> None:
 
 def _parser():
   parser = argparse.ArgumentParser(
-    usage=USAGE, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    prog="python -m train.plan",
+    usage=USAGE,
+    allow_abbrev=False,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument("--topology", required=True, help="chip and shape, such as v5e:16x16")
   parser.add_argument(

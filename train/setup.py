@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 import pst_jax
 from train import sharding
 from train.config import Config, ConfigError, ModelConfig, check
+from train.gradients import check_parts, make_gradients
 from train.optim import make_optimizer, make_schedule
 from train.state import TrainState, initial_state
 from train.step import make_eval_step, make_train_step
@@ -68,6 +69,7 @@ def create_model(config: ModelConfig, num_classes: int) -> nn.Module:
       dtype=jnp.dtype(config.dtype),
       group_size=config.batch_norm_group_size,
       remat=config.remat,
+      remat_policy=config.remat_policy,
     )
   except ValueError as error:
     raise ConfigError(str(error)) from None
@@ -106,10 +108,10 @@ def make_setup(
   options = pst_jax.compiler_options(mesh.devices.flat[0].platform)
   batch, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
   train_step = make_train_step(
-    model,
     optimizer,
     schedule,
     config,
+    make_gradients(model, config, mesh),
     gather=lambda params: jax.lax.with_sharding_constraint(params, whole),
     scatter=lambda grads: jax.lax.with_sharding_constraint(grads, shardings.params),
   )
@@ -183,6 +185,7 @@ def _check_batch(config, num_train, num_devices):
       f"batch_size is {size}, which BatchNorm groups of {group} examples do not divide: choose a "
       "multiple of model.batch_norm_group_size"
     )
+  check_parts(config, num_devices)
 
 
 def _check_networks(config, models, abstract_state):

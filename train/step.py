@@ -10,16 +10,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pst_jax.inference import normalize
 from train.config import Config
+from train.loss import cross_entropy
 from train.state import TrainState
-
-
-def cross_entropy(
-  logits: Float[Array, "batch classes"], labels: Int[Array, "batch"], smoothing: float = 0.0
-) -> Float[Array, "batch"]:
-  """Cross-entropy with label smoothing: the target is 1 - s + s / classes (arXiv 1512.00567)."""
-  log_probs = jax.nn.log_softmax(logits)
-  picked = jnp.take_along_axis(log_probs, labels[:, None], axis=1)[:, 0]
-  return -(1 - smoothing) * picked - smoothing * jnp.mean(log_probs, axis=1)
 
 
 def ema_decay(step: Int[Array, ""], decay: float) -> Float[Array, ""]:
@@ -28,10 +20,10 @@ def ema_decay(step: Int[Array, ""], decay: float) -> Float[Array, ""]:
 
 
 def make_train_step(
-  model: nn.Module,
   optimizer: optax.GradientTransformation,
   schedule: optax.Schedule,
   config: Config,
+  gradients: Callable,
   gather: Callable = lambda params: params,
   scatter: Callable = lambda grads: grads,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
@@ -41,32 +33,19 @@ def make_train_step(
   "param_norm" after it; all of them are finite as long as the run is sound.
 
   Args:
-    model: the network.
     optimizer: built with `schedule`.
     schedule: learning rate of a step, for the metrics.
     config: the run.
+    gradients: from `make_gradients`.
     gather: lays the parameters out for computing (whole on every device).
     scatter: lays the gradients out as the parameters are stored.
   """
-  dropout_key = jax.random.fold_in(jax.random.key(config.seed), 1)
+  run_key = jax.random.fold_in(jax.random.key(config.seed), 1)
 
   def train_step(state, batch):
-    images = normalize(batch["image"], config.data.mean, config.data.std, model.dtype)
-    key = jax.random.fold_in(dropout_key, state.step)
-
-    def loss_of(params):
-      logits, updates = model.apply(
-        {"params": params, "batch_stats": state.batch_stats},
-        images,
-        train=True,
-        mutable=["batch_stats"],
-        rngs={"dropout": key},
-      )
-      losses = cross_entropy(logits, batch["label"], config.label_smoothing)
-      return jnp.mean(losses), updates["batch_stats"]
-
-    gradient = jax.value_and_grad(loss_of, has_aux=True)
-    (loss, batch_stats), grads = gradient(gather(state.params))
+    batch = {**batch, "position": jnp.arange(batch["label"].shape[0])}
+    key = jax.random.fold_in(run_key, state.step)
+    loss, batch_stats, grads = gradients(gather(state.params), state.batch_stats, batch, key)
     grads = scatter(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

@@ -5,12 +5,15 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from pst_jax import ops
 from pst_jax.layers.base import Layer
 from pst_jax.layers.norm import BatchNorm
 
+# The name of convolutions' outputs for policies of rematerialisation.
+CONVOLUTION = "convolution"
 # What torch.nn.Conv2d starts from: uniform in +-1/sqrt(fan_in).
 pytorch_conv_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -31,7 +34,8 @@ class Conv(Layer):
     groups = x.shape[-1] if self.depthwise else 1
     shape = (self.kernel, self.kernel, x.shape[-1] // groups, self.features)
     kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-    return ops.conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.strides)
+    out = ops.conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.strides)
+    return checkpoint_name(out, CONVOLUTION)
 
 
 class ConvNorm(Layer):

@@ -66,6 +66,7 @@ class ResNetClassifier(Network):
       stem=self.stem,
       width=self.width,
       remat=self.remat,
+      remat_policy=self.remat_policy,
       **self.shared,
     )
     head_features = None

@@ -1,11 +1,13 @@
 """What every classification network is: feature maps, a head, and the options that all take."""
 
+import functools
 from collections.abc import Callable
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from pst_jax.layers import ConvNorm, Layer
 from pst_jax.layers.conv_norm import pytorch_conv_init
@@ -31,18 +33,30 @@ class Head(Layer):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "batch height width channels"], train: bool
+    self,
+    x: Float[Array, "batch height width channels"],
+    train: bool,
+    positions: Int[Array, "batch"] | None = None,
   ) -> Float[Array, "batch num_classes"]:
     if self.features is not None:
       fields = {"kernel_init": self.kernel_init, **self.shared}
       x = ConvNorm(self.features, name="conv", **fields)(x, train)
     x = jnp.mean(x, axis=(1, 2), dtype=self.param_dtype)
-    x = nn.Dropout(self.dropout)(x, deterministic=not train)
+    if train and self.dropout:
+      x = _drop(x, self.dropout, self.make_rng("dropout"), positions)
     # The last layer runs in the wide type: it costs nothing and its output goes into the loss.
     linear = nn.Dense(
       self.num_classes, dtype=self.param_dtype, param_dtype=self.param_dtype, name="linear"
     )
     return linear(x)
+
+
+def _drop(x, rate, key, positions):
+  """Dropout (Srivastava et al., 2014) whose mask depends on an example's position alone."""
+  positions = jnp.arange(x.shape[0]) if positions is None else positions
+  keys = jax.vmap(functools.partial(jax.random.fold_in, key))(positions)
+  keep = jax.vmap(lambda each: jax.random.bernoulli(each, 1 - rate, x.shape[1:]))(keys)
+  return jnp.where(keep, x / (1 - rate), 0)
 
 
 class Network(PSTLayer, kw_only=True):
@@ -56,6 +70,7 @@ class Network(PSTLayer, kw_only=True):
     stem: `imagenet`; `small` keeps four times the resolution, for images of about 32 pixels.
     width: multiplies every number of channels, rounded to multiples of 8, inside PST of 32.
     remat: recompute the inside of each stage in the backward pass.
+    remat_policy: what is kept of it all the same, one of `REMAT_POLICIES`.
   """
 
   num_classes: int
@@ -64,6 +79,7 @@ class Network(PSTLayer, kw_only=True):
   stem: Literal["imagenet", "small"] = "imagenet"
   width: float = 1.0
   remat: bool = False
+  remat_policy: Literal["nothing", "convolutions"] = "nothing"
 
   def maps(
     self, images: Float[Array, "batch height width 3"], train: bool
@@ -72,18 +88,23 @@ class Network(PSTLayer, kw_only=True):
     raise NotImplementedError
 
   def __call__(
-    self, images: Float[Array, "batch height width 3"], train: bool = False
+    self,
+    images: Float[Array, "batch height width 3"],
+    train: bool = False,
+    positions: Int[Array, "batch"] | None = None,
   ) -> Float[Array, "batch num_classes"]:
     """Logits in float32 (float64 if that is the dtype).
 
     Args:
       images: normalised images; any size from 32 pixels (small stem: 8), odd ones too.
       train: batch statistics and dropout; needs `mutable=["batch_stats"]`.
+      positions: of the images in the batch that they are a part of, so that dropout is the same for
+        a batch in parts as for the whole; None: 0, 1, ...
 
     Raises:
       ValueError: images too small, top_k beyond the coarse tokens, batch no multiple of group_size.
     """
-    return self.head(self._checked_maps(images, train)[1], train)
+    return self.head(self._checked_maps(images, train)[1], train, positions)
 
   def features(
     self, images: Float[Array, "batch height width 3"], train: bool = False

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from pst_jax import ops
 from pst_jax.models.classifier import ResNetClassifier
 from pst_jax.models.network import Network
+from pst_jax.models.remat import REMAT_POLICIES
 from pst_jax.models.yolo11 import Yolo11Classifier
 
 # name of the depth: (blocks of each stage, kind of block, channels of the neck)
@@ -85,7 +86,7 @@ def create_model(name: str, num_classes: int = 1000, **options) -> Network:
     name: one of `list_models()`.
     num_classes: length of the logits.
     **options: fields of `Network`: top_k, dtype, group_size (examples that share BatchNorm
-      statistics; None: the whole batch), dropout, stem, width, remat, selection,
+      statistics; None: the whole batch), dropout, stem, width, remat, remat_policy, selection,
       coarse_implementation, epsilon, momentum, folded (see `fold_batch_norm`).
 
   Raises:
@@ -126,6 +127,7 @@ _RULES = {
   "dropout": _SHARE,
   "stem": (lambda v: v in ("imagenet", "small"), "'imagenet' or 'small'"),
   "remat": _TRUE_OR_FALSE,
+  "remat_policy": (lambda v: v in REMAT_POLICIES, f"one of {', '.join(REMAT_POLICIES)}"),
   "folded": _TRUE_OR_FALSE,
   "selection": (callable, "a function (scores, k, key) -> indices"),
   "dtype": (

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from pst_jax import ops
 from pst_jax.layers import ConvNorm, Layer
 from pst_jax.models.network import scale_width
+from pst_jax.models.remat import stage_class
 
 STAGE_FEATURES = (64, 128, 256, 512)
 
@@ -91,7 +92,7 @@ class ResNet(Layer):
     activation: inside the blocks and after the stem; after the sum of a block it is always ReLU.
     stem: `imagenet` is 7x7 stride 2 and a 3x3 stride 2 max pool; `small` is 3x3 stride 1, no pool.
     width: multiplies every number of channels, rounded to multiples of 8.
-    remat: recompute the inside of each stage in the backward pass.
+    remat, remat_policy: see `Network`.
   """
 
   stage_sizes: tuple[int, ...]
@@ -101,6 +102,7 @@ class ResNet(Layer):
   stem: Literal["imagenet", "small"] = "imagenet"
   width: float = 1.0
   remat: bool = False
+  remat_policy: Literal["nothing", "convolutions"] = "nothing"
 
   @nn.compact
   def __call__(
@@ -119,10 +121,10 @@ class ResNet(Layer):
     )(images, train)
     if self.stem == "imagenet":
       x = ops.max_pool(x)
-    stage_class = nn.remat(Stage, static_argnums=(2,)) if self.remat else Stage
+    stage = stage_class(Stage, self)
     maps = []
     for i, num_blocks in enumerate(self.stage_sizes):
-      x = stage_class(
+      x = stage(
         self.block,
         num_blocks,
         scale_width(STAGE_FEATURES[i], self.width),

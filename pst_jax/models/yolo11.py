@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from pst_jax import ops
 from pst_jax.layers import PST, ConvNorm, Layer
 from pst_jax.models.network import HEAD_FEATURES, Head, Network, scale_width
+from pst_jax.models.remat import stage_class
 
 
 class Bottleneck(Layer):
@@ -134,7 +135,7 @@ class Yolo11Classifier(Network):
     # PST is half as wide inside and made of heads of 32 channels.
     c5 = scale_width(c5, 1.0, 64)
     early = 2 if self.stem == "imagenet" else 1
-    stage = nn.remat(Stage, static_argnums=(2,)) if self.remat else Stage
+    stage = stage_class(Stage, self)
     self.stem_conv = ConvNorm(c1, 3, early, **self.shared)
     self.stage1 = stage(c2, early, c3, self.always_c3k, 0.25, **self.shared)
     self.stage2 = stage(c3, 2, c4, self.always_c3k, 0.25, **self.shared)

@@ -54,6 +54,7 @@ def test_an_unknown_option_is_refused_with_all_options(name):
     ("width", float("inf")),
     ("width", True),
     ("remat", "yes"),
+    ("remat_policy", "everything"),
     ("folded", 1),
     ("selection", "gumbel"),
     ("coarse_implementation", "flash"),

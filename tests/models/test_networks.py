@@ -18,6 +18,7 @@ from every_network import (
 from flax import nnx
 from flax.traverse_util import flatten_dict
 from golden_values import difference
+from jax.extend.core import jaxprs_in_params
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from quick_jit import quick_jit
 from random_variables import random_variables
@@ -77,9 +78,10 @@ def test_training_moves_all_running_statistics(name):
 WITH_PST = ["resnet18_pst", pytest.param("yolo11n-cls-pst", marks=pytest.mark.slow)]
 
 
+@pytest.mark.parametrize("policy", ["nothing", "convolutions"])
 @pytest.mark.parametrize("name", WITH_PST)
-def test_remat_changes_neither_logits_nor_gradients(name):
-  _, logits, _, gradients = training_step(name, remat=True)
+def test_remat_changes_neither_logits_nor_gradients(name, policy):
+  _, logits, _, gradients = training_step(name, remat=True, remat_policy=policy)
   _, expected_logits, _, expected = training_step(name)
   assert difference(logits, expected_logits) <= 1e-4
   for parameter, gradient in gradients.items():
@@ -96,6 +98,35 @@ def test_remat_recomputes_every_stage(name, stages):
     return sum("remat" in eqn.primitive.name for eqn in jaxpr.eqns)
 
   assert (recomputed(False), recomputed(True)) == (0, stages)
+
+
+def test_remat_that_keeps_convolutions_repeats_none_of_them_but_all_of_batch_norm():
+  def counts(**options):
+    model = pst_jax.create_model("resnet18_pst", **SMALL, **options)
+    variables = shapes(model, pictures(32, 32))[1]
+
+    def loss(params):
+      variables_now = {**variables, "params": params}
+      logits, _ = model.apply(variables_now, pictures(32, 32), True, mutable=["batch_stats"])
+      return jnp.sum(logits)
+
+    jaxpr = jax.make_jaxpr(jax.grad(loss))(variables["params"]).jaxpr
+    return [occurrences(jaxpr, primitive) for primitive in ("conv_general_dilated", "rsqrt")]
+
+  plain = counts()
+  nothing, convolutions = (
+    counts(remat=True, remat_policy=each) for each in ("nothing", "convolutions")
+  )
+  assert nothing[0] > plain[0]
+  assert convolutions[0] == plain[0]
+  assert convolutions[1] == nothing[1] > plain[1]
+
+
+def occurrences(jaxpr, primitive):
+  inner = [each for eqn in jaxpr.eqns for each in jaxprs_in_params(eqn.params)]
+  return sum(eqn.primitive.name == primitive for eqn in jaxpr.eqns) + sum(
+    occurrences(getattr(each, "jaxpr", each), primitive) for each in inner
+  )
 
 
 # Images and maps

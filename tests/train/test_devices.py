@@ -1,11 +1,14 @@
-"""The number of devices changes nothing but rounding: float64 shows it."""
+"""The number of devices and of micro-batches changes nothing but rounding: float64 shows it."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
 import pytest
+from quick_jit import OPTIONS
 
+import pst_jax
 from train.config import Config, DataConfig, ModelConfig, OptimConfig
 from train.data import open_dataset, train_batches
 from train.evaluation import evaluate
@@ -20,7 +23,7 @@ CONFIG = Config(
   eval_top_k=(0, 2),
   label_smoothing=0.1,
   ema_decay=0.9,
-  model=ModelConfig(name="resnet18_pst", stem="small", width=0.25, dtype="float64"),
+  model=ModelConfig(name="resnet18_pst", stem="small", width=0.25, dropout=0.1, dtype="float64"),
   data=DataConfig(
     dataset="synthetic",
     synthetic_examples=37,
@@ -28,43 +31,45 @@ CONFIG = Config(
     image_size=16,
     crop="none",
     eval_crop=1.0,
+    erasing=0.5,
+    mixup=0.2,
+    cutmix=1.0,
     threads=1,
   ),
   optim=OptimConfig(learning_rate=0.05, clip_norm=1.0),
 )
 
 
-@pytest.fixture(autouse=True)
-def double_precision():
-  with jax.enable_x64(True):
+@pytest.fixture(scope="module", autouse=True)
+def double_precision_and_quick_compilation():
+  with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
+    patch.setattr(pst_jax, "compiler_options", lambda platform=None: OPTIONS)
     yield
 
 
-def trained(devices, fsdp, group_size, steps=3):
+@functools.cache
+def trained(devices, fsdp, group_size, accumulation_steps=1):
+  """After three steps: the setup, the data, the state and its metrics."""
   model = dataclasses.replace(CONFIG.model, batch_norm_group_size=group_size)
-  config = dataclasses.replace(CONFIG, fsdp=fsdp, model=model)
+  config = dataclasses.replace(
+    CONFIG, fsdp=fsdp, model=model, accumulation_steps=accumulation_steps
+  )
   dataset = open_dataset(config.data)
   setup = make_setup(config, dataset.num_classes, dataset.num_train, jax.devices()[:devices])
   state, history = setup.initial_state(), []
   batches = train_batches(dataset, config.data, seed=0, batch_size=config.batch_size, first_step=0)
-  for _ in range(steps):
+  for _ in range(3):
     state, metrics = setup.train_step(state, put_batch(next(batches), setup.mesh))
     history.append(jax.device_get(metrics))
   return setup, dataset, state, history
 
 
-@pytest.fixture(scope="module")
-def one_device():
-  results = {}
-
-  def run(group_size):
-    if group_size not in results:
-      with jax.enable_x64(True):
-        _, _, state, history = trained(1, 1, group_size)
-        results[group_size] = jax.device_get(state), history
-    return results[group_size]
-
-  return run
+def assert_same_training(actual, expected):
+  """What `trained` gave is the same but for rounding."""
+  (_, _, state, history), (_, _, expected_state, expected_history) = actual, expected
+  assert_close(jax.device_get(state), jax.device_get(expected_state))
+  # grad_norm covers every gradient, and the momentum in the state is made of them.
+  assert_close(history, expected_history)
 
 
 def assert_close(actual, expected, relative=1e-10):
@@ -79,16 +84,17 @@ def assert_close(actual, expected, relative=1e-10):
 
 @pytest.mark.parametrize("fsdp", [1, 4])
 @pytest.mark.parametrize("group_size", [None, 2])
-def test_eight_devices_train_to_the_state_of_one(one_device, group_size, fsdp):
-  expected, expected_history = one_device(group_size)
-  _, _, state, history = trained(8, fsdp, group_size)
-  assert_close(jax.device_get(state), expected)
-  # grad_norm covers every gradient, and the momentum in the state is made of them.
-  assert_close(history, expected_history)
+def test_eight_devices_train_to_the_state_of_one(group_size, fsdp):
+  assert_same_training(trained(8, fsdp, group_size), trained(1, 1, group_size))
+
+
+@pytest.mark.parametrize(("devices", "fsdp", "accumulation_steps"), [(1, 1, 8), (2, 2, 4)])
+def test_micro_batches_train_to_the_state_of_the_whole_batch(devices, fsdp, accumulation_steps):
+  assert_same_training(trained(devices, fsdp, 2, accumulation_steps), trained(1, 1, 2))
 
 
 def test_fsdp_splits_parameters_and_optimizer_state():
-  _, _, state, _ = trained(8, 4, None, steps=1)
+  _, _, state, _ = trained(8, 4, None)
   kernel = state.params["backbone"]["stage4"]["block1"]["cv2"]["conv"]["kernel"]
   assert kernel.addressable_shards[0].data.size == kernel.size // 4
   split = [
@@ -97,17 +103,19 @@ def test_fsdp_splits_parameters_and_optimizer_state():
   assert split
 
 
+@functools.cache
+def accuracy(devices):
+  """Of the state that one device trained to."""
+  variables = jax.device_get(trained(1, 1, None)[2].eval_variables)
+  setup, dataset, _, _ = trained(devices, 1, None)
+  return evaluate(setup, variables, dataset)
+
+
 @pytest.mark.parametrize("devices", [1, 8])
 def test_evaluation_counts_every_example_once(devices):
-  setup, dataset, state, _ = trained(devices, 1, None, steps=1)
-  accuracy = evaluate(setup, state.eval_variables, dataset)
-  assert {values["count"] for values in accuracy.values()} == {37}
+  assert {values["count"] for values in accuracy(devices).values()} == {37}
 
 
 def test_evaluation_is_the_same_on_eight_devices_as_on_one():
-  results = []
-  for devices in (1, 8):
-    setup, dataset, _, _ = trained(devices, 1, None, steps=0)
-    results.append(evaluate(setup, setup.initial_state().eval_variables, dataset))
   for top_k in CONFIG.eval_top_k:
-    assert results[0][top_k] == pytest.approx(results[1][top_k], rel=1e-10)
+    assert accuracy(8)[top_k] == pytest.approx(accuracy(1)[top_k], rel=1e-10)

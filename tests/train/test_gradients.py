@@ -1,0 +1,63 @@
+"""How a step's work is cut up: what devices exchange, and which cuts are refused."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+from quick_jit import OPTIONS
+
+import pst_jax
+from train.config import Config, ConfigError, DataConfig, ModelConfig
+from train.planning.hlo_cost import read_program
+from train.planning.hlo_text import parse
+from train.setup import make_setup
+from train.sharding import batch_sharding
+
+CONFIG = Config(
+  batch_size=32,
+  eval_top_k=(0,),
+  model=ModelConfig(name="resnet18", stem="small", width=0.125, batch_norm_group_size=2),
+  data=DataConfig(dataset="synthetic", image_size=8),
+)
+
+
+def setup_of(devices, group_size=2, **fields):
+  model = dataclasses.replace(CONFIG.model, batch_norm_group_size=group_size)
+  config = dataclasses.replace(CONFIG, model=model, **fields)
+  return make_setup(config, 10, 320, jax.devices()[:devices])
+
+
+def test_devices_meet_once_a_step_whatever_the_depth_and_the_micro_batches(monkeypatch):
+  monkeypatch.setattr(pst_jax, "compiler_options", lambda platform=None: OPTIONS)
+  setup = setup_of(8, accumulation_steps=2)
+  place = batch_sharding(setup.mesh)
+  batch = {
+    "image": jax.ShapeDtypeStruct((32, 8, 8, 3), jnp.uint8, sharding=place),
+    "label": jax.ShapeDtypeStruct((32,), jnp.int32, sharding=place),
+  }
+  compiled = setup.train_step.lower(setup.abstract_state, batch).compile()
+  program = read_program(parse(compiled.as_text()))
+  assert {(each.kind, count) for each, count in program.collectives} == {("all-reduce", 1)}
+  # What is summed: gradients, running statistics, the loss.
+  state = setup.abstract_state
+  numbers = sum(leaf.size for leaf in jax.tree.leaves([state.params, state.batch_stats])) + 1
+  assert sum(each.bytes for each, _ in program.collectives) == 4 * numbers
+
+
+@pytest.mark.parametrize(
+  ("devices", "fields", "words"),
+  [
+    (8, {"accumulation_steps": 3}, "does not divide the 4 examples of a device"),
+    (8, {"accumulation_steps": 4}, "sees 1 examples at a time, which BatchNorm groups of 2"),
+    (1, {"accumulation_steps": 2, "group_size": None}, "set model.batch_norm_group_size to 16"),
+    (
+      8,
+      {"accumulation_steps": 4, "group_size": 1, "data": DataConfig(mixup=0.1)},
+      "sees 1 examples at a time, but data.mixup",
+    ),
+  ],
+)
+def test_a_cut_that_would_change_the_result_is_refused(devices, fields, words):
+  with pytest.raises(ConfigError, match=words):
+    setup_of(devices, **fields)
