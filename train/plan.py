@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
   num_train, num_classes = _counts(config, options)
   devices = topologies.compiler_devices(where)
   if options.search_batch:
-    config = _with_largest_batch(config, num_classes, where, devices)
+    config = with_largest_batch(config, num_classes, where, devices)
     num_train = max(num_train, config.batch_size)
   step = compile_step(config, num_classes, num_train, devices)
   print(report.text(step, where))
@@ -83,7 +83,7 @@ def _parser():
   return parser
 
 
-def _with_largest_batch(config, num_classes, where, devices):
+def with_largest_batch(config, num_classes, where, devices):
   from train.config import ConfigError
   from train.planning.compiling import compile_step
   from train.planning.search import largest_that_fits, smallest_share

@@ -6,7 +6,14 @@ import pathlib
 import subprocess
 import sys
 
+import programs
 import pytest
+
+from train.config import Config, ConfigError, ModelConfig
+from train.plan import with_largest_batch
+from train.planning import compiling
+from train.planning.compiling import Memory
+from train.planning.topologies import find_slice
 
 REPOSITORY = pathlib.Path(__file__).parents[3]
 # A step that compiles in seconds.
@@ -66,16 +73,27 @@ def test_chips_meet_at_most_three_times_a_step(tiny_plan):
   assert sum(row["count"] for row in figures["collectives"]) <= 3
 
 
-@pytest.mark.slow
-def test_the_largest_batch_is_searched_for(tmp_path):
-  pytest.importorskip("libtpu", reason="needs the TPU compiler (pst_jax[tpu-plan])")
-  file = tmp_path / "plan.json"
-  done = plan(
-    "configs/synthetic.py",
-    *TINY,
-    *("--topology", "v5e:1x1", "--batch-per-chip", "4096", "--search-batch", "--json", str(file)),
-    *("--data.image-size", "128"),
-  )
-  assert done.returncode == 0, done.stderr
-  assert "do not fit" in done.stdout
-  assert json.loads(file.read_text())["fits"]
+def test_the_largest_batch_is_made_of_whole_groups_of_batch_norm(monkeypatch, capsys):
+  usable, tried = find_slice("v5e:2x2").chip.usable_bytes, []
+
+  def compile_step(config, num_classes, num_train, devices):
+    tried.append(config.batch_size)
+    needed = config.batch_size // 4 * usable // 500  # 500 images fill a chip
+    if needed > usable:
+      return programs.step(None, None, needed=needed)
+    return programs.step(programs.program(), Memory(needed, 0, 0, 0, needed))
+
+  monkeypatch.setattr(compiling, "compile_step", compile_step)
+  model = ModelConfig(batch_norm_group_size=16)
+  config = Config(batch_size=256, accumulation_steps=2, model=model)
+  found = with_largest_batch(config, 1000, find_slice("v5e:2x2"), [])
+  assert found.batch_size == 480 * 4
+  assert all(size % (16 * 2 * 4) == 0 for size in tried)
+  assert "480 images a chip fit: " in capsys.readouterr().out
+
+
+def test_where_not_even_one_group_fits_it_is_said(monkeypatch):
+  step = programs.step(None, None, needed=10**12)
+  monkeypatch.setattr(compiling, "compile_step", lambda *_: step)
+  with pytest.raises(ConfigError, match="not even 1 images a chip fit on v5e:2x2"):
+    with_largest_batch(Config(), 1000, find_slice("v5e:2x2"), [])
