@@ -105,12 +105,12 @@ def test_remat_that_keeps_convolutions_repeats_none_of_them_but_all_of_batch_nor
     model = pst_jax.create_model("resnet18_pst", **SMALL, **options)
     variables = shapes(model, pictures(32, 32))[1]
 
-    def loss(params):
-      variables_now = {**variables, "params": params}
-      logits, _ = model.apply(variables_now, pictures(32, 32), True, mutable=["batch_stats"])
+    def loss(params, batch_stats):
+      given = {"params": params, "batch_stats": batch_stats}
+      logits, _ = model.apply(given, pictures(32, 32), True, mutable=["batch_stats"])
       return jnp.sum(logits)
 
-    jaxpr = jax.make_jaxpr(jax.grad(loss))(variables["params"]).jaxpr
+    jaxpr = jax.make_jaxpr(jax.grad(loss))(variables["params"], variables["batch_stats"]).jaxpr
     return [occurrences(jaxpr, primitive) for primitive in ("conv_general_dilated", "rsqrt")]
 
   plain = counts()
