@@ -322,6 +322,9 @@ def from_json(text: str) -> Config:
 
 def _from_dict(kind, values, prefix):
   types = typing.get_type_hints(kind)
+  if not isinstance(values, dict):
+    where = f"{prefix.rstrip('.')} in the saved config" if prefix else "the saved config"
+    raise ConfigError(f"{where} is {values!r}, but it must be a table of fields")
   for name in values:
     if name not in types:
       close = difflib.get_close_matches(name, types, n=1) or list(types)

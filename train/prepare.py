@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import shlex
 import sys
 
 from train.command import run_command
@@ -138,8 +139,8 @@ def _report(name, version, data_dir, expected_counts=None):
     print(f"{split:<12} {result.images:>10,} {result.image_bytes:>16,}  {result.digest}")
   evaluated = "validation" if "validation" in verified else "test"
   print(
-    f"\nNext:\n  python -m train CONFIG --data.dataset {name} --data.data-dir {data_dir}"
-    f" --data.eval-split {evaluated}"
+    f"\nNext:\n  python -m train CONFIG --data.dataset {name} --data.data-dir"
+    f" {shlex.quote(str(data_dir))} --data.eval-split {evaluated}"
   )
 
 

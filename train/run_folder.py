@@ -31,7 +31,7 @@ class RunFolder:
       )
     try:
       return from_json(self.config.read_text())
-    except ConfigError as error:
+    except (ValueError, OSError) as error:  # ConfigError is a ValueError, and so is bad UTF-8
       raise ConfigError(f"{self.config} cannot be used: {error}") from None
 
 

@@ -38,6 +38,11 @@ def select_top_k(scores, k, key=None):
   """
   del key
   tokens = scores.shape[-1]
+  # The scan below would go on with an index past the end, which no gather would notice.
+  if k > tokens:
+    raise ValueError(
+      f"k={k} tokens were asked for, but there are {tokens}: choose at most {tokens}"
+    )
   position = jnp.arange(tokens)
 
   def pick_next(taken, _):

@@ -1,3 +1,5 @@
+import shlex
+
 import cv2
 import numpy as np
 import pytest
@@ -98,6 +100,13 @@ def test_other_files_are_left_out_and_counted(source, tmp_path, capsys):
   prepare(source, tmp_path)
   assert "no images, by their endings: 1, e.g." in capsys.readouterr().out
   assert len(names(tmp_path, "train") | names(tmp_path, "test")) == 40
+
+
+def test_the_next_command_can_be_pasted_into_a_shell(source, tmp_path, capsys):
+  data_dir = tmp_path / "two words"
+  prepare(source, data_dir)
+  command = shlex.split(capsys.readouterr().out.splitlines()[-1])
+  assert command[command.index("--data.data-dir") + 1] == str(data_dir)
 
 
 def test_two_preparations_have_the_same_digests(source, tmp_path, capsys):
