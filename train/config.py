@@ -46,7 +46,7 @@ class DataConfig:
   dataset: str = "imagenet2012"
   """A TFDS name prepared as array_record, or `digits` (made on first use), or `synthetic`."""
   data_dir: str = "~/tensorflow_datasets"
-  """Folder that holds prepared data sets."""
+  """Folder that holds prepared data sets; a bucket must be mounted as a folder."""
   train_split: str = "train"
   """Split to train on; a slice such as `train[:90%]` is possible."""
   eval_split: str = "validation"

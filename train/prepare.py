@@ -7,6 +7,7 @@ import sys
 
 from train.command import run_command
 from train.config import ConfigError
+from train.paths import local_folder
 
 IMAGENET_HELP = """\
 Writes ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar (image-net.org, ILSVRC 2012, task 1 and
@@ -52,7 +53,7 @@ def main(arguments: list[str]) -> None:
   folder.add_argument("--source", required=True, metavar="DIR", help="folder of class folders")
   folder.add_argument("--name", required=True, help="name of the data set, for --data.dataset")
   options = parser.parse_args(arguments)
-  options.run(options, pathlib.Path(options.data_dir).expanduser().absolute())
+  options.run(options, local_folder(options.data_dir, "--data-dir").absolute())
 
 
 def _add_command(commands, name, summary, description, run):
@@ -74,11 +75,12 @@ def _prepare_imagenet(options: argparse.Namespace, data_dir: pathlib.Path) -> No
   from train.data import imagenet
   from train.data.writing import claim
 
+  manual_dir = local_folder(options.manual_dir, "--manual-dir")
   version = str(imagenet.Imagenet2012.VERSION)
   with claim(data_dir / imagenet.NAME):
     folder = data_dir / imagenet.NAME / version
     if not folder.exists():
-      found = imagenet.preflight(pathlib.Path(options.manual_dir).expanduser(), options.subset)
+      found = imagenet.preflight(manual_dir, options.subset)
       print(
         f"{found.train}: {len(found.classes):,} classes\n"
         f"{found.validation}: {len(found.validation_images):,} images"
@@ -96,11 +98,12 @@ def _prepare_folder(options: argparse.Namespace, data_dir: pathlib.Path) -> None
   from train.data.writing import claim
 
   folders.check_name(options.name)
+  source = local_folder(options.source, "--source")
   version = str(folders.FOLDER_VERSION)
   with claim(data_dir / options.name):
     folder = data_dir / options.name / version
     if not folder.exists():
-      listing = folders.list_folder(pathlib.Path(options.source).expanduser())
+      listing = folders.list_folder(source)
       images = sum(len(split.names) for split in listing.splits.values())
       print(f"{options.source}: {images:,} images of {len(listing.classes):,} classes")
       if listing.ignored:

@@ -3,17 +3,17 @@
 import contextlib
 import fcntl
 import os
-import pathlib
 from collections.abc import Iterator
 
 from train.config import Config, ConfigError, difference, from_json, to_json
+from train.paths import local_folder
 
 
 class RunFolder:
   """Paths inside the folder of one run."""
 
   def __init__(self, path: str | os.PathLike):
-    self.path = pathlib.Path(path).expanduser()
+    self.path = local_folder(path, "run_dir")
     self.config = self.path / "config.json"
     self.checkpoints = self.path / "checkpoints"
     self.metrics = self.path / "metrics.jsonl"
