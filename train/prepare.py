@@ -24,6 +24,9 @@ Writes a folder of class folders as a data set in TFDS's array_record form:
   SOURCE/cat/1.jpg, SOURCE/dog/7.png ...            every tenth image of a class becomes a test
                                                     image, the same ones every time
   SOURCE/train/cat/1.jpg, SOURCE/val/cat/2.jpg ...  splits as given: train, and val or test
+
+Images are files that end in .jpg, .jpeg, .png, .bmp, .webp, .tif or .tiff, also in folders inside a
+class folder; files and folders whose names begin with a dot are left out.
 """
 COMMON_HELP = """
 The data set appears under its name only when it is whole; an interrupted run starts over. At the
@@ -107,7 +110,10 @@ def _prepare_folder(options: argparse.Namespace, data_dir: pathlib.Path) -> None
       images = sum(len(split.names) for split in listing.splits.values())
       print(f"{options.source}: {images:,} images of {len(listing.classes):,} classes")
       if listing.ignored:
-        print(f"no images, by their endings: {len(listing.ignored):,}, e.g. {listing.ignored[0]}")
+        print(
+          f"left out: {len(listing.ignored):,} files, e.g. {listing.ignored[0]} (hidden, in no"
+          " class folder, or no image by the ending)"
+        )
       num_bytes = sum(int(split.sizes.sum()) for split in listing.splits.values())
       _check_space(folder.parent, images, num_bytes)
       folders.make_builder(options.name, listing.classes, data_dir).write(listing.splits)
