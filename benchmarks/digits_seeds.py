@@ -1,6 +1,7 @@
 """Digits accuracy over seeds, without PST, with PST coarse and fine: one recipe, configs/digits.py.
 
-  python -m benchmarks.digits_seeds [--seeds 5]
+    python -m benchmarks.digits_seeds
+    python -m benchmarks.digits_seeds --seeds 1    # is all in order?
 
 Every run is trained from nothing in a temporary folder; the fine branch is evaluated from the same
 parameters as the coarse one. Prints the mean and the range over the seeds of the top-1 accuracy.
@@ -18,7 +19,9 @@ NETWORKS = {"resnet18": (0,), "resnet18_pst": (0, 1, 4, 8)}
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument("--seeds", type=int, default=5, help="number of seeds (default: 5)")
   options = parser.parse_args()
   base = load_file("configs/digits.py")

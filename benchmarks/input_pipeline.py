@@ -1,6 +1,7 @@
 """Images per second of the training input pipeline against a plain Pillow loop, in one run.
 
-  python benchmarks/input_pipeline.py
+    python -m benchmarks.input_pipeline
+    python -m benchmarks.input_pipeline --quick    # one round: is all in order?
 
 Writes 512 JPEGs of about 500 x 375 pixels as a TFDS data set into a temporary folder, then reads it
 for training at 224 (random resized crop, mirroring) with 1 and 2 threads. The other side reads the
@@ -10,6 +11,7 @@ take turns, and the best of the rounds counts, so that other work on the machine
 images per second of CPU time hardly depend on other work at all.
 """
 
+import argparse
 import contextlib
 import io
 import tempfile
@@ -100,6 +102,13 @@ def rates(start_side: Callable[[], Iterator]) -> np.ndarray:
 
 
 def main() -> None:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--rounds", type=int, default=ROUNDS, help="of which the best counts")
+  parser.add_argument("--quick", action="store_true", help="one round")
+  options = parser.parse_args()
+  rounds = 1 if options.quick else options.rounds
   tfds.disable_progress_bar()
   with tempfile.TemporaryDirectory() as folder, futures.ThreadPoolExecutor(2) as pool:
     with contextlib.redirect_stdout(io.StringIO()):
@@ -120,7 +129,7 @@ def main() -> None:
       "this pipeline, 2 threads": lambda: ours(2),
     }
     best = dict.fromkeys(sides, np.zeros(2))
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
       for name, start_side in sides.items():
         best[name] = np.maximum(best[name], rates(start_side))
     baseline = best["Pillow, 1 thread"]

@@ -79,7 +79,7 @@ def draw():
   arrow(axes, (4.75, 4.65), (5.7, 4.7), COARSE)
   arrow(axes, (4.5, 1.75), (6.1, 4.25), FINE)
 
-  box(axes, 5.75, 2.55, 2.8, "score = mean(q) k$^T$\nkeep the top k per head", BOTH, 0.8)
+  box(axes, 5.75, 2.55, 2.8, "score = mean(q) k$^T$\nkeep top k per head", BOTH, 0.8)
   arrow(axes, (4.6, 4.25), (5.7, 3.15), COARSE, "--")
   arrow(axes, (4.65, 1.7), (5.7, 2.8), FINE, "--")
 

@@ -253,10 +253,12 @@ class Checkpoints:
   def close(self) -> None:
     """Waits for the last save and ends the writing threads; raises ConfigError if it failed."""
     if self._manager:
-      try:
-        self.wait()
-      finally:
-        self._manager.close()
+      # Closing waits as well, and may raise what a thread of the last save ended with.
+      with self._explained():
+        try:
+          self._manager.wait_until_finished()
+        finally:
+          self._manager.close()
 
   @contextlib.contextmanager
   def _explained(self):

@@ -48,7 +48,7 @@ class DataConfig:
   dataset: str = "imagenet2012"
   """A TFDS name prepared as array_record, or `digits` (made on first use), or `synthetic`."""
   data_dir: str = "~/tensorflow_datasets"
-  """Folder that holds prepared data sets."""
+  """Folder that holds prepared data sets; a bucket must be mounted as a folder."""
   train_split: str = "train"
   """Split to train on; a slice such as `train[:90%]` is possible."""
   eval_split: str = "validation"
@@ -337,6 +337,9 @@ def from_json(text: str) -> Config:
 
 def _from_dict(kind, values, prefix):
   types = typing.get_type_hints(kind)
+  if not isinstance(values, dict):
+    where = f"{prefix.rstrip('.')} in the saved config" if prefix else "the saved config"
+    raise ConfigError(f"{where} is {values!r}, but it must be a table of fields")
   for name in values:
     if name not in types:
       close = difflib.get_close_matches(name, types, n=1) or list(types)

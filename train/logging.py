@@ -2,15 +2,16 @@
 
 import contextlib
 import datetime
-import json
 import math
 import os
-import pathlib
 from time import monotonic
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+
+from train.config import ConfigError
+from train.metric_files import MetricFiles
 
 _PLAIN_SECONDS = 10.0
 
@@ -18,10 +19,9 @@ _PLAIN_SECONDS = 10.0
 class RunLog:
   """Writes and shows the figures of a run; a context manager.
 
-  `metrics.jsonl` holds one JSON object a line, each with its `step`, flushed at once; a value that
-  is not finite is the string "nan", "inf" or "-inf". A run that starts at `start_step` first drops
-  the lines after that step, and a last line that was cut off, so that the file reads as if the run
-  had never stopped. For this, log a step before its checkpoint is saved.
+  `metrics.jsonl` holds one JSON object a line, each with its `step`. A run that starts at
+  `start_step` first drops the lines after that step (see `MetricFiles`), so that the file reads as
+  if the run had never stopped. For this, log a step before its checkpoint is saved.
 
   Args:
     run_dir: existing folder of the run.
@@ -29,6 +29,9 @@ class RunLog:
     images_per_step: images of one step, over all devices.
     start_step: the step that the run goes on from.
     enabled: False in every process but one: all methods do nothing.
+
+  Raises:
+    ConfigError: (when it is used) the files cannot be written.
   """
 
   def __init__(
@@ -40,7 +43,7 @@ class RunLog:
     start_step: int = 0,
     enabled: bool = True,
   ):
-    self._run_dir = pathlib.Path(run_dir)
+    self._run_dir = run_dir
     self._total_steps = total_steps
     self._images_per_step = images_per_step
     self._start_step = self._step = start_step
@@ -55,14 +58,7 @@ class RunLog:
   def __enter__(self) -> "RunLog":
     if not self._enabled:
       return self
-    from tensorboardX import SummaryWriter  # takes about a second
-
-    path = self._run_dir / "metrics.jsonl"
-    _drop_after(path, self._start_step)
-    self._file = path.open("a")
-    self._tensorboard = SummaryWriter(
-      str(self._run_dir / "tensorboard"), purge_step=self._start_step + 1, flush_secs=10
-    )
+    self._files = MetricFiles(self._run_dir, self._start_step)
     console = Console(highlight=False)
     self._progress = Progress(
       BarColumn(bar_width=12),
@@ -79,8 +75,12 @@ class RunLog:
   def __exit__(self, kind, error, traceback) -> None:
     if self._enabled:
       self._end_line()
-      self._file.close()
-      self._tensorboard.close()
+      try:
+        self._files.close()
+      except ConfigError:
+        # The error that ends the run must reach the user; this one came after it.
+        if error is None:
+          raise
 
   def advance(self, step: int) -> None:
     """Call after every step; costs microseconds."""
@@ -116,15 +116,8 @@ class RunLog:
 
   def write(self, step: int, values: dict[str, Any]) -> None:
     """Logs any other figures, such as those of an evaluation."""
-    if not self._enabled:
-      return
-    values = {name: _python(value) for name, value in values.items()}
-    line = {"step": step} | {name: _finite_or_text(value) for name, value in values.items()}
-    self._file.write(json.dumps(line, allow_nan=False) + "\n")
-    self._file.flush()
-    for name, value in values.items():
-      if isinstance(value, int | float):
-        self._tensorboard.add_scalar(name, value, step)
+    if self._enabled:
+      self._files.write(step, values)
 
   @contextlib.contextmanager
   def activity(self, name: str):
@@ -184,33 +177,3 @@ class RunLog:
     if self._progress.disable and self._state() != self._shown:
       self._print_line()
     self._progress.stop()
-
-
-def _drop_after(path: pathlib.Path, step: int) -> None:
-  """Rewrites the file, in one atomic move, without lines after a step and unreadable ones."""
-  if not path.exists():
-    return
-  text = path.read_text(errors="replace")
-  kept = "".join(f"{line}\n" for line in text.splitlines() if _is_until(line, step))
-  if kept != text:
-    new = path.with_suffix(".new")
-    with new.open("w") as file:
-      file.write(kept)
-      file.flush()
-      os.fsync(file.fileno())
-    new.replace(path)
-
-
-def _is_until(line: str, step: int) -> bool:
-  try:
-    return json.loads(line)["step"] <= step
-  except (ValueError, TypeError, KeyError):
-    return False
-
-
-def _python(value: Any) -> Any:
-  return value.item() if hasattr(value, "item") else value
-
-
-def _finite_or_text(value: Any) -> Any:
-  return str(value) if isinstance(value, float) and not math.isfinite(value) else value

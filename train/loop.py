@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import importlib.metadata
 import math
+import shlex
 import time
 
 import jax
@@ -206,9 +207,10 @@ def _summary(config, accuracy, folder, checkpoints, seconds):
 
 
 def _next_commands(config, path):
+  run, file = shlex.quote(str(path)), shlex.quote(f"{path.name}.safetensors")
   return [
-    f"python -m train.evaluate {path} --top-k {max(config.eval_top_k)}",
-    f"python -m pst_jax convert {path} {path.name}.safetensors",
+    f"python -m train.evaluate {run} --top-k {max(config.eval_top_k)}",
+    f"python -m pst_jax convert {run} {file}",
   ]
 
 

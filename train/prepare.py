@@ -2,10 +2,12 @@
 
 import argparse
 import pathlib
+import shlex
 import sys
 
 from train.command import run_command
 from train.config import ConfigError
+from train.paths import local_folder
 
 IMAGENET_HELP = """\
 Writes ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar (image-net.org, ILSVRC 2012, task 1 and
@@ -22,6 +24,9 @@ Writes a folder of class folders as a data set in TFDS's array_record form:
   SOURCE/cat/1.jpg, SOURCE/dog/7.png ...            every tenth image of a class becomes a test
                                                     image, the same ones every time
   SOURCE/train/cat/1.jpg, SOURCE/val/cat/2.jpg ...  splits as given: train, and val or test
+
+Images are files that end in .jpg, .jpeg, .png, .bmp, .webp, .tif or .tiff, also in folders inside a
+class folder; files and folders whose names begin with a dot are left out.
 """
 COMMON_HELP = """
 The data set appears under its name only when it is whole; an interrupted run starts over. At the
@@ -51,7 +56,7 @@ def main(arguments: list[str]) -> None:
   folder.add_argument("--source", required=True, metavar="DIR", help="folder of class folders")
   folder.add_argument("--name", required=True, help="name of the data set, for --data.dataset")
   options = parser.parse_args(arguments)
-  options.run(options, pathlib.Path(options.data_dir).expanduser().absolute())
+  options.run(options, local_folder(options.data_dir, "--data-dir").absolute())
 
 
 def _add_command(commands, name, summary, description, run):
@@ -73,11 +78,12 @@ def _prepare_imagenet(options: argparse.Namespace, data_dir: pathlib.Path) -> No
   from train.data import imagenet
   from train.data.writing import claim
 
+  manual_dir = local_folder(options.manual_dir, "--manual-dir")
   version = str(imagenet.Imagenet2012.VERSION)
   with claim(data_dir / imagenet.NAME):
     folder = data_dir / imagenet.NAME / version
     if not folder.exists():
-      found = imagenet.preflight(pathlib.Path(options.manual_dir).expanduser(), options.subset)
+      found = imagenet.preflight(manual_dir, options.subset)
       print(
         f"{found.train}: {len(found.classes):,} classes\n"
         f"{found.validation}: {len(found.validation_images):,} images"
@@ -95,15 +101,19 @@ def _prepare_folder(options: argparse.Namespace, data_dir: pathlib.Path) -> None
   from train.data.writing import claim
 
   folders.check_name(options.name)
+  source = local_folder(options.source, "--source")
   version = str(folders.FOLDER_VERSION)
   with claim(data_dir / options.name):
     folder = data_dir / options.name / version
     if not folder.exists():
-      listing = folders.list_folder(pathlib.Path(options.source).expanduser())
+      listing = folders.list_folder(source)
       images = sum(len(split.names) for split in listing.splits.values())
       print(f"{options.source}: {images:,} images of {len(listing.classes):,} classes")
       if listing.ignored:
-        print(f"no images, by their endings: {len(listing.ignored):,}, e.g. {listing.ignored[0]}")
+        print(
+          f"left out: {len(listing.ignored):,} files, e.g. {listing.ignored[0]} (hidden, in no"
+          " class folder, or no image by the ending)"
+        )
       num_bytes = sum(int(split.sizes.sum()) for split in listing.splits.values())
       _check_space(folder.parent, images, num_bytes)
       folders.make_builder(options.name, listing.classes, data_dir).write(listing.splits)
@@ -138,8 +148,8 @@ def _report(name, version, data_dir, expected_counts=None):
     print(f"{split:<12} {result.images:>10,} {result.image_bytes:>16,}  {result.digest}")
   evaluated = "validation" if "validation" in verified else "test"
   print(
-    f"\nNext:\n  python -m train CONFIG --data.dataset {name} --data.data-dir {data_dir}"
-    f" --data.eval-split {evaluated}"
+    f"\nNext:\n  python -m train CONFIG --data.dataset {name} --data.data-dir"
+    f" {shlex.quote(str(data_dir))} --data.eval-split {evaluated}"
   )
 
 

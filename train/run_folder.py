@@ -3,17 +3,17 @@
 import contextlib
 import fcntl
 import os
-import pathlib
 from collections.abc import Iterator
 
 from train.config import Config, ConfigError, difference, from_json, to_json
+from train.paths import local_folder
 
 
 class RunFolder:
   """Paths inside the folder of one run."""
 
   def __init__(self, path: str | os.PathLike):
-    self.path = pathlib.Path(path).expanduser()
+    self.path = local_folder(path, "run_dir")
     self.config = self.path / "config.json"
     self.checkpoints = self.path / "checkpoints"
     self.metrics = self.path / "metrics.jsonl"
@@ -31,7 +31,7 @@ class RunFolder:
       )
     try:
       return from_json(self.config.read_text())
-    except ConfigError as error:
+    except (ValueError, OSError) as error:  # ConfigError is a ValueError, and so is bad UTF-8
       raise ConfigError(f"{self.config} cannot be used: {error}") from None
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -70,8 +71,8 @@ class PyramidSparseAttention(PSTLayer):
       train: batch statistics in BatchNorm, and their running values move.
 
     Raises:
-      ValueError: sizes that are not neighbouring levels, top_k beyond the coarse tokens, or
-        channels that the heads do not divide.
+      ValueError: sizes that are not neighbouring levels, top_k beyond the coarse tokens, channels
+        that the heads do not divide, or a selection rule that returns anything but indices.
     """
     batch, height, width, channels = x.shape
     ops.check_pyramid(x.shape[1:3], upper.shape[1:3], self.top_k)
@@ -104,6 +105,7 @@ class PyramidSparseAttention(PSTLayer):
   def _fine_branch(self, q, k, x, upper, project_kv, train):
     key = self.make_rng("selection") if self.has_rng("selection") else None
     selected = self.selection(ops.token_scores(q, k), self.top_k, key)
+    _check_selected(selected, (*k.shape[0:3:2], self.top_k))
     self.sow("intermediates", "selected", selected)
     children, inside = ops.child_indices(selected, upper.shape[1:3], x.shape[1:3])
     if train:
@@ -115,6 +117,19 @@ class PyramidSparseAttention(PSTLayer):
       kv = ops.gather_and_project(rows, children, *project_kv.affine())
       k_fine, v_fine = jnp.split(kv, 2, axis=-1)
     return ops.fine_attention(q, k_fine, v_fine, inside)
+
+
+def _check_selected(selected, shape):
+  """Raises ValueError unless a selection rule returned what `ops.Selection` says."""
+  is_array = hasattr(selected, "dtype")
+  if is_array and selected.shape == shape and jnp.issubdtype(selected.dtype, jnp.integer):
+    return
+  got = jax.typeof(selected) if is_array else f"a {type(selected).__name__}"
+  expected = ",".join(map(str, shape))
+  raise ValueError(
+    f"the selection rule returned {got}, but it must return the indices of the tokens, as "
+    f"int[{expected}]: batch, heads, top_k"
+  )
 
 
 class PSTBlock(PSTLayer):

@@ -80,8 +80,10 @@ def summarize(
     depth: how many levels of modules to list; 0: the network alone.
 
   Raises:
-    ValueError: images too small for the network, or top_k beyond its coarse tokens.
+    ValueError: images too small for the network, top_k beyond its coarse tokens, or depth below 0.
   """
+  if depth < 0:
+    raise ValueError(f"depth is {depth}, but it must be a whole number from 0")
   height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
 
   def run(key, images):

@@ -30,7 +30,9 @@ def token_scores(
   return scores / jnp.sqrt(q.shape[-1])
 
 
-def select_top_k(scores, k, key=None):
+def select_top_k(
+  scores: Float[Array, "batch heads coarse"], k: int, key: PRNGKeyArray | None = None
+) -> Int[Array, "batch heads {k}"]:
   """The `k` highest scores; of equal ones the lower index. Ignores the key.
 
   Equal to `jax.lax.top_k(scores, k)[1]`. The partitioner of XLA for CPUs replicates that operation:
@@ -38,6 +40,11 @@ def select_top_k(scores, k, key=None):
   """
   del key
   tokens = scores.shape[-1]
+  # The scan below would go on with an index past the end, which no gather would notice.
+  if k > tokens:
+    raise ValueError(
+      f"k={k} tokens were asked for, but there are {tokens}: choose at most {tokens}"
+    )
   position = jnp.arange(tokens)
 
   def pick_next(taken, _):
@@ -51,7 +58,9 @@ def select_top_k(scores, k, key=None):
   return jnp.moveaxis(picked, 0, -1)
 
 
-def select_gumbel(scores, k, key):
+def select_gumbel(
+  scores: Float[Array, "batch heads coarse"], k: int, key: PRNGKeyArray | None
+) -> Int[Array, "batch heads {k}"]:
   """Samples `k` tokens without replacement, with probability softmax(scores).
 
   The k largest of scores + Gumbel noise are such a sample (Kool et al., arXiv 1903.06059).
@@ -63,7 +72,9 @@ def select_gumbel(scores, k, key):
   return select_top_k(scores + jax.random.gumbel(key, scores.shape, scores.dtype), k)
 
 
-def select_random(scores, k, key):
+def select_random(
+  scores: Float[Array, "batch heads coarse"], k: int, key: PRNGKeyArray | None
+) -> Int[Array, "batch heads {k}"]:
   """`k` tokens chosen uniformly without replacement: the baseline that ignores the scores."""
   if key is None:
     raise ValueError(

@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -341,4 +343,18 @@ def test_heads_that_do_not_divide_the_channels_are_refused():
 def test_a_width_that_is_no_multiple_of_32_is_refused(features, expansion, inner, nearest):
   module = PST(features=features, expansion=expansion)
   with pytest.raises(ValueError, match=rf"is {inner} channels wide .* expansion = {nearest}"):
+    jax.eval_shape(module.init, jax.random.key(0), *two_levels())
+
+
+@pytest.mark.parametrize(
+  ("rule", "got"),
+  [
+    (lambda scores, k, key: scores.argmax(axis=-1), "int32[2,1]"),
+    (lambda scores, k, key: jax.lax.top_k(scores, k)[0], "float32[2,1,4]"),
+    (lambda scores, k, key: jax.lax.top_k(scores, k), "a list"),
+  ],
+)
+def test_a_selection_that_returns_something_else_is_refused_with_what_it_must_return(rule, got):
+  module = PST(features=64, top_k=4, selection=rule)
+  with pytest.raises(ValueError, match=rf"{re.escape(got)}, .* int\[2,1,4\]"):
     jax.eval_shape(module.init, jax.random.key(0), *two_levels())

@@ -146,3 +146,8 @@ def test_depth_limits_the_modules():
 def test_an_image_too_small_is_refused():
   with pytest.raises(ValueError, match="20x20 pixels are too small"):
     summarize(pst_jax.create_model("resnet18"), 20)
+
+
+def test_a_depth_below_0_is_refused():
+  with pytest.raises(ValueError, match="depth is -1, but it must be a whole number from 0"):
+    summarize(pst_jax.create_model("resnet18"), depth=-1)

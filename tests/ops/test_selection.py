@@ -83,6 +83,12 @@ def test_top_k_picks_what_lax_top_k_picks(k):
   np.testing.assert_array_equal(select("top_k", scores, k), jax.lax.top_k(scores, k)[1])
 
 
+@pytest.mark.parametrize("name", ops.SELECTIONS)
+def test_more_tokens_than_scores_are_refused_with_both_numbers(name):
+  with pytest.raises(ValueError, match=r"k=6 .* there are 5"):
+    ops.SELECTIONS[name](np.zeros((1, 2, 5), np.float32), 6, jax.random.key(0))
+
+
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
 def test_top_k_picks_different_tokens_whatever_the_scores(value):
   scores = np.full((1, 1, 6), value, np.float32)

@@ -1,5 +1,6 @@
 """Damaged checkpoints and full or forbidden disks: nothing good is lost, nothing bad is used."""
 
+import errno
 import logging
 import os
 import pathlib
@@ -236,6 +237,18 @@ def test_a_failed_last_save_is_an_error_when_the_run_ends(tmp_path):
   with limited_files(2**20), pytest.raises(ConfigError, match="there is none before it"):  # noqa: SIM117
     with Checkpoints(tmp_path) as checkpoints:
       checkpoints.save(2, big, metrics=None, extra={})
+
+
+def test_an_error_while_closing_is_a_failed_save_too(tmp_path, monkeypatch):
+  def close():
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  checkpoints = Checkpoints(tmp_path)
+  closing = checkpoints._manager.close
+  monkeypatch.setattr(checkpoints._manager, "close", close)
+  with pytest.raises(ConfigError, match=r"Saving .* failed \(.*No space left"):
+    checkpoints.close()
+  closing()
 
 
 def test_the_error_that_ends_a_run_is_not_hidden_by_a_failed_save(tmp_path):

@@ -201,10 +201,17 @@ def test_a_folder_that_is_no_run_is_refused(error_of, tmp_path):
   assert "nothing is no run folder: it has no config.json" in error
 
 
-def test_a_damaged_config_names_its_file(error_of, tmp_path):
-  (tmp_path / "config.json").write_text(to_json(Config())[:-10])
+@pytest.mark.parametrize(
+  ("content", "reason"),
+  [
+    (to_json(Config())[:-10].encode(), "the saved config is no valid JSON"),
+    (b"\xff\xfe", "'utf-8' codec can't decode"),
+  ],
+)
+def test_a_damaged_config_names_its_file(error_of, tmp_path, content, reason):
+  (tmp_path / "config.json").write_bytes(content)
   error = error_of(evaluate_command.main, str(tmp_path))
-  assert f"{tmp_path}/config.json cannot be used: the saved config is no valid JSON" in error
+  assert f"{tmp_path}/config.json cannot be used: {reason}" in error
 
 
 def test_a_run_without_a_checkpoint_is_refused(error_of, tmp_path):

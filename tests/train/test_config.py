@@ -101,6 +101,14 @@ def test_an_unknown_field_in_a_saved_config_is_named(values, message):
     from_json(json.dumps(values))
 
 
+@pytest.mark.parametrize(
+  ("values", "where"), [([1], "the saved config"), ({"model": 3}, "model in the saved config")]
+)
+def test_a_saved_config_of_another_form_is_refused(values, where):
+  with pytest.raises(ConfigError, match=f"{where} is .*, but it must be a table of fields"):
+    from_json(json.dumps(values))
+
+
 def test_a_saved_config_that_was_cut_off_is_refused():
   with pytest.raises(ConfigError, match="no valid JSON"):
     from_json(to_json(Config())[:-20])

@@ -19,6 +19,7 @@ from train.setup import make_setup
 REPOSITORY = pathlib.Path(__file__).parents[2]
 # 45 steps, with a checkpoint after every ninth.
 DIGITS = """configs/digits.py --batch-size 16 --epochs 0.5 --checkpoint.every-epochs 0.1
+  --optim.warmup-epochs 0.1
   --eval-every-epochs 0.25 --eval-top-k 0 2 --eval-batch-size 60 --data.eval-split test[:60]
   --model.width 0.125 --model.dropout 0.1 --data.image-size 16 --data.max-shift 2 --log-every 1"""
 

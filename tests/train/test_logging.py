@@ -1,4 +1,6 @@
+import gc
 import json
+import os
 import struct
 
 import jax.numpy as jnp
@@ -7,6 +9,8 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from train import logging as run_log
+from train import metric_files
+from train.config import ConfigError
 from train.logging import RunLog
 
 
@@ -108,6 +112,32 @@ def test_other_processes_write_and_print_nothing(tmp_path, capsys):
     log.summary([("a", "b")], ["c"])
   assert not list(tmp_path.iterdir())
   assert capsys.readouterr().out == ""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a disk that is full")
+@pytest.mark.parametrize("file", ["metrics.jsonl", "tensorboard/*"])
+def test_a_full_disk_ends_the_run_in_one_sentence(tmp_path, capfd, monkeypatch, file):
+  monkeypatch.setattr(metric_files, "_FLUSH_SECONDS", 0)
+  with (
+    pytest.raises(ConfigError, match=r"cannot be written \(No space left"),
+    open_log(tmp_path) as log,
+  ):
+    log.write(1, {"loss": 1.0})
+    (path,) = tmp_path.glob(file)
+    handle = log._files._lines if path.suffix == ".jsonl" else log._files._events._writer
+    with open("/dev/full", "wb") as full:
+      os.dup2(full.fileno(), handle.fileno())
+    log.write(2, {"loss": 1.0})
+  gc.collect()
+  out, err = capfd.readouterr()
+  assert "Traceback" not in out + err
+  assert "Exception" not in out + err
+
+
+def test_a_folder_of_the_run_that_cannot_be_written_is_named(tmp_path):
+  (tmp_path / "tensorboard").write_text("a file")
+  with pytest.raises(ConfigError, match=r"tensorboard cannot be written \(File exists"):
+    open_log(tmp_path).__enter__()
 
 
 # Speed

@@ -92,7 +92,7 @@ def trained(tmp_path_factory) -> Trained:
 @pytest.fixture
 def copied(trained, tmp_path):
   """A copy of that run, to be spoilt; and its config."""
-  folder = shutil.copytree(trained.folder, tmp_path / "run")
+  folder = shutil.copytree(trained.folder, tmp_path / "a copy")
   return folder, config_in(folder)
 
 
@@ -139,8 +139,9 @@ def test_a_finished_run_is_evaluated_and_not_trained_on(trained, copied, capsys)
   out = capsys.readouterr().out
   assert "goes on after step 12" in out
   assert f"top-1 with top_k=1  {100 * trained.accuracy[1]['top1']:.2f} % of 24" in out
-  assert f"Next:\n  python -m train.evaluate {folder} --top-k 1\n" in out
-  assert out.endswith(f"  python -m pst_jax convert {folder} {folder.name}.safetensors\n")
+  # The folder's name has a space: what is proposed can be pasted into a shell all the same.
+  assert f"Next:\n  python -m train.evaluate '{folder}' --top-k 1\n" in out
+  assert out.endswith(f"  python -m pst_jax convert '{folder}' 'a copy.safetensors'\n")
 
 
 def truncate(file):

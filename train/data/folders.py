@@ -21,6 +21,7 @@ ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 SPLITS = {
   "train": "train",
   "val": "validation",
+  "valid": "validation",
   "validation": "validation",
   "test": "test",
 }
@@ -59,7 +60,7 @@ class Listing:
   Attributes:
     splits: by TFDS's name of the split.
     classes: names in the order of the labels.
-    ignored: files without the ending of an image.
+    ignored: files that are no images by their ending, hidden, or in no class folder.
   """
 
   splits: dict[str, FolderImages]
@@ -70,21 +71,28 @@ class Listing:
 def list_folder(source: pathlib.Path) -> Listing:
   """Lists `source/class/image`, or `source/split/class/image` with the splits of `SPLITS`.
 
+  Names of splits may be capitalised. A folder `train` without another split beside it is a class.
+
   Classes are numbered in the order of their names. Without given splits every tenth image of each
   class, in the order of the MD5 of its path below `source`, makes the split `test`.
 
   Raises:
-    ConfigError: there are no class folders, one is empty, or a split has a class that training
-      has not.
+    ConfigError: there are no two class folders, one is empty or has a name that TFDS would change,
+      other folders lie beside the splits, or a split has a class that training has not.
   """
   folders = _subfolders(source)
-  names = {folder.name for folder in folders}
-  if "train" in names and names <= SPLITS.keys():
+  named = {folder.name.lower() for folder in folders}
+  # A train is a vehicle, too: beside buses it is a class.
+  if "train" in named and (len(named) == 1 or len(named & SPLITS.keys()) > 1):
     splits, ignored = _list_given_splits(source, folders)
   else:
     whole, ignored = _list_classes(source, folders)
     splits = _split_off_test(whole)
   classes = sorted(set(splits["train"].labels))
+  if len(classes) == 1:
+    raise ConfigError(
+      f"{source} has one class folder alone, {classes[0]}: give a folder that has 2 or more"
+    )
   for name, split in splits.items():
     strange = sorted(set(split.labels) - set(classes))
     if strange:
@@ -111,14 +119,20 @@ def _subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _list_given_splits(source, folders):
-  given = {SPLITS[folder.name]: folder for folder in folders}
+  other = next((folder.name for folder in folders if folder.name.lower() not in SPLITS), None)
+  if other:
+    raise ConfigError(f"{source} has splits and beside them the folder {other}: move it elsewhere")
+  given = {SPLITS[folder.name.lower()]: folder for folder in folders}
   if len(given) == 1:
     raise ConfigError(
       f"{source} has the split train alone: add {source / 'test'}, or give --source"
       f" {given['train']} to have every tenth image split off"
     )
   if len(given) < len(folders):
-    raise ConfigError(f"{source} has both val and validation: keep one of them")
+    raise ConfigError(
+      f"{source} has one split twice ({', '.join(folder.name for folder in folders)}): keep one of"
+      " val, valid and validation"
+    )
   splits, ignored = {}, []
   for name, folder in given.items():
     splits[name], more = _list_classes(folder, _subfolders(folder))
@@ -127,24 +141,42 @@ def _list_given_splits(source, folders):
 
 
 def _list_classes(root, folders):
-  names, labels, sizes, ignored = [], [], [], []
+  names, labels, sizes = [], [], []
+  ignored = sorted(path for path in root.iterdir() if not path.is_dir())
   for folder in folders:
+    _check_class(folder)
     before = len(names)
     for where, inner, files in os.walk(folder):
-      inner.sort()
+      inner[:] = sorted(name for name in inner if not name.startswith("."))
       for file in sorted(files):
         path = pathlib.Path(where, file)
-        if path.suffix.lower() not in ENDINGS:
+        if path.suffix.lower() not in ENDINGS or file.startswith("."):
           ignored.append(path)
           continue
         names.append(_utf8(path.relative_to(root).as_posix()))
         labels.append(folder.name)
-        sizes.append(path.stat().st_size)
+        sizes.append(_size(path))
     if len(names) == before:
       raise ConfigError(
         f"{folder} holds no image ({', '.join(sorted(ENDINGS))}): add some, or remove it"
       )
   return FolderImages(root, names, labels, np.array(sizes)), ignored
+
+
+def _check_class(folder: pathlib.Path) -> None:
+  # TFDS writes the names of the classes a line each, and strips the lines that it reads.
+  if folder.name != folder.name.strip() or len(folder.name.splitlines()) != 1:
+    raise ConfigError(
+      f"{str(folder)!r} is no name of a class, because it begins or ends with a blank or has"
+      " several lines: rename it"
+    )
+
+
+def _size(path: pathlib.Path) -> int:
+  try:
+    return path.stat().st_size
+  except OSError as error:
+    raise ConfigError(f"{path} cannot be read ({error.strerror}): repair or remove it") from error
 
 
 def _utf8(name: str) -> str:

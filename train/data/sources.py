@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from train.config import Config, ConfigError, DataConfig, check
+from train.paths import local_folder
 
 VERSION_FOLDER = re.compile(r"\d+\.\d+\.\d+")
 # Features that name an example in the data sets of TFDS, most telling first.
@@ -67,7 +68,7 @@ def open_dataset(config: DataConfig) -> Dataset:
   check(Config(data=config))
   if config.dataset == "synthetic":
     return _open_synthetic(config)
-  data_dir = pathlib.Path(config.data_dir).expanduser().absolute()
+  data_dir = local_folder(config.data_dir, "data.data_dir").absolute()
   if config.dataset == "digits":
     _prepare_digits(data_dir)
   return _open_tfds(config, _find_folder(config.dataset, data_dir))

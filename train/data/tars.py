@@ -49,7 +49,12 @@ def list_members(path: pathlib.Path, inside: Member | None = None) -> list[Membe
     raise ConfigError(
       f"{path} was not found: give the folder that holds it with --manual-dir"
     ) from None
-  except (tarfile.TarError, OSError) as error:
+  except OSError as error:
+    raise ConfigError(
+      f"{path} cannot be read ({error.strerror}): give the folder that holds it with --manual-dir,"
+      " or check its permissions and the disk"
+    ) from error
+  except tarfile.TarError as error:
     raise ConfigError(
       f"{what} cannot be read as a tar ({error}): download it again, uncompressed"
     ) from error

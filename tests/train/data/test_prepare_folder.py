@@ -1,3 +1,5 @@
+import shlex
+
 import cv2
 import numpy as np
 import pytest
@@ -92,12 +94,23 @@ def test_images_in_folders_inside_a_class_belong_to_it(source, tmp_path):
   assert (names(tmp_path, "train") | names(tmp_path, "test"))["cat/more/a.png"] == "cat"
 
 
-def test_other_files_are_left_out_and_counted(source, tmp_path, capsys):
+def test_what_is_no_image_of_a_class_is_left_out_and_counted(source, tmp_path, capsys):
   (source / "cat" / "Thumbs.db").write_bytes(b"")
-  (source / ".cache").mkdir()
+  # macOS writes such files beside images, and notebooks such folders.
+  (source / "cat" / "._0.png").write_bytes(b"resource fork")
+  fill(source / "cat", [".ipynb_checkpoints"], 2)
+  fill(source, [".cache"], 2)
+  (source / "preview.png").write_bytes(encoded(1))
   prepare(source, tmp_path)
-  assert "no images, by their endings: 1, e.g." in capsys.readouterr().out
+  assert f"left out: 3 files, e.g. {source}/preview.png (" in capsys.readouterr().out
   assert len(names(tmp_path, "train") | names(tmp_path, "test")) == 40
+
+
+def test_the_next_command_can_be_pasted_into_a_shell(source, tmp_path, capsys):
+  data_dir = tmp_path / "two words"
+  prepare(source, data_dir)
+  command = shlex.split(capsys.readouterr().out.splitlines()[-1])
+  assert command[command.index("--data.data-dir") + 1] == str(data_dir)
 
 
 def test_two_preparations_have_the_same_digests(source, tmp_path, capsys):
@@ -149,12 +162,12 @@ def test_train_alone_is_refused(tmp_path):
 def test_both_names_of_a_split_are_refused(tmp_path):
   for folder in ("train", "val", "validation"):
     fill(tmp_path / "source" / folder, ["cat"], 1)
-  with pytest.raises(ConfigError, match="has both val and validation"):
+  with pytest.raises(ConfigError, match=r"has one split twice \(train, val, validation\)"):
     prepare(tmp_path / "source", tmp_path)
 
 
 def test_a_class_without_training_images_is_named(tmp_path):
-  fill(tmp_path / "source" / "train", ["cat"], 2)
+  fill(tmp_path / "source" / "train", ["cat", "fish"], 2)
   fill(tmp_path / "source" / "test", ["cat", "dog"], 1)
   with pytest.raises(ConfigError, match=r"split test of .* has the class dog, which train has not"):
     prepare(tmp_path / "source", tmp_path)
@@ -166,3 +179,35 @@ def test_a_name_that_is_not_utf8_is_named(source, tmp_path):
     file.write(encoded(1))
   with pytest.raises(ConfigError, match="is not UTF-8"):
     prepare(source, tmp_path)
+
+
+def test_a_link_that_leads_nowhere_is_named(source, tmp_path):
+  (source / "cat" / "x.png").symlink_to(tmp_path / "nowhere")
+  with pytest.raises(ConfigError, match=r"cat/x.png cannot be read \(No such file"):
+    prepare(source, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["two\nlines", " cat", "cat ", "\t"])
+def test_a_class_that_tfds_would_rename_is_refused(source, tmp_path, name):
+  # It writes the names of classes a line each, and strips what it reads.
+  fill(source, [name], 1)
+  with pytest.raises(ConfigError, match="is no name of a class"):
+    prepare(source, tmp_path)
+
+
+def test_a_single_class_is_refused(tmp_path):
+  fill(tmp_path / "source" / "pets", ["cat", "dog"], 20)
+  with pytest.raises(ConfigError, match=r"has one class folder alone, pets: .* 2 or more"):
+    prepare(tmp_path / "source", tmp_path)
+
+
+def test_a_folder_beside_splits_is_named(tmp_path):
+  fill(tmp_path / "source", ["train", "val", "extra"], 20)
+  with pytest.raises(ConfigError, match="has splits and beside them the folder extra: move it"):
+    prepare(tmp_path / "source", tmp_path)
+
+
+def test_train_may_be_a_class(tmp_path):
+  fill(tmp_path / "source", ["bus", "train"], 10)
+  prepare(tmp_path / "source", tmp_path)
+  assert set(names(tmp_path, "train").values()) == {"bus", "train"}

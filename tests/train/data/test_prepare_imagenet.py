@@ -274,6 +274,13 @@ def test_a_file_that_is_no_tar_is_named(copied, tmp_path):
     prepare(copied, tmp_path, "--subset")
 
 
+def test_a_tar_that_is_a_folder_is_named(copied, tmp_path):
+  (copied / VALIDATION).unlink()
+  (copied / VALIDATION).mkdir()
+  with pytest.raises(ConfigError, match=rf"{VALIDATION} cannot be read \(Is a directory\)"):
+    prepare(copied, tmp_path, "--subset")
+
+
 def test_an_unknown_class_is_named(copied, tmp_path):
   rewrite(copied / TRAIN, renamed("n01735189.tar", "n00000000.tar"))
   with pytest.raises(ConfigError, match=r"n00000000\.tar, which is no tar of one of the 1,000"):
