@@ -14,7 +14,7 @@ from quick_jit import OPTIONS
 from run_results import bits, lines
 
 import pst_jax
-from train import checkpoint_files, loop
+from train import checkpoint_files, evaluation_source, loop
 from train import evaluate as evaluate_command
 from train.checkpoint import Checkpoints
 from train.config import CheckpointConfig, Config, ConfigError, DataConfig, ModelConfig, OptimConfig
@@ -60,7 +60,7 @@ def compiled_once():
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(pst_jax, "compiler_options", lambda platform=None: OPTIONS)
-    patch.setattr("train.setup.make_setup", shared)
+    patch.setattr(evaluation_source, "make_setup", shared)
     patch.setattr(loop, "make_setup", shared)
     yield
 
@@ -262,10 +262,11 @@ def assert_saved_values_are_finite(config):
 def table(capsys) -> dict[int, list[float]]:
   """The rows of the table that was printed, by top_k."""
   rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-  return {int(row[0]): [float(cell) for cell in row[1:]] for row in rows if row[0].isdigit()}
+  rows = [row for row in rows if row and row[0].isdigit() and len(row) == 5]
+  return {int(row[0]): [float(cell) for cell in row[1:]] for row in rows}
 
 
-@pytest.mark.parametrize("options", ["", "--top-k 0 1", "--checkpoint 12"])
+@pytest.mark.parametrize("options", ["", "--top-k 0 1", "--step 12"])
 def test_evaluation_prints_the_figures_of_the_last_evaluation(trained, capsys, options):
   capsys.readouterr()
   evaluate_command.main([str(trained.folder), *options.split()])
@@ -281,17 +282,18 @@ def test_evaluation_prints_the_figures_of_the_last_evaluation(trained, capsys, o
 
 
 def test_the_best_checkpoint_can_be_evaluated(trained, capsys):
-  evaluate_command.main([str(trained.folder), "--checkpoint", "best"])
+  evaluate_command.main([str(trained.folder), "--step", "best"])
   evaluations = [line for line in lines(trained.folder) if "eval/top1_k0" in line]
   measured = {line["step"]: line["eval/top1_k0"] for line in evaluations}
   best = max(measured, key=lambda step: (measured[step], step))
   out = capsys.readouterr().out
-  assert f"resnet18_pst, step {best} of {trained.folder}, split validation" in out
+  assert f"{trained.folder}: resnet18_pst, 4 classes, stem small, width 0.125, step {best}, " in out
+  assert "split validation of synthetic, images of 8x8" in out
 
 
 def test_a_checkpoint_that_is_not_there_lists_those_that_are(trained):
   with pytest.raises(ConfigError, match=r"no checkpoint of step 5 in .*; there are \[12, 6"):
-    evaluate_command.main([str(trained.folder), "--checkpoint", "5"])
+    evaluate_command.main([str(trained.folder), "--step", "5"])
 
 
 def test_evaluation_passes_over_a_damaged_checkpoint_and_changes_nothing(copied, caplog, capsys):
@@ -300,7 +302,7 @@ def test_evaluation_passes_over_a_damaged_checkpoint_and_changes_nothing(copied,
   before = sorted(folder.rglob("*"))
   evaluate_command.main([str(folder)])
   assert "step 6 is used instead" in caplog.text
-  assert "step 6 of" in capsys.readouterr().out
+  assert "step 6, moving average" in capsys.readouterr().out
   assert sorted(folder.rglob("*")) == before
 
 
