@@ -68,6 +68,11 @@ def by_options(case):
     ("--batch-size 72", "batch_size is 72, but there are 64 training examples"),
     ("--model.batch-norm-group-size 5", "is 16, which BatchNorm groups of 5 .* do not divide"),
     ("--model.batch-norm-group-size 0", "group_size=0 was given, but it must be a whole number"),
+    (
+      "--profile-steps 10",
+      "profile_steps is '10', but it must be empty, or the first and the last",
+    ),
+    ("--profile-steps 350:361", "is 350:361, but the run ends with step 4: choose"),
     ("--fsdp 3", "fsdp=3 does not divide the 8 devices: choose a divisor of 8"),
     ("--model.dtype float64", "model.dtype is float64, which needs JAX_ENABLE_X64=1"),
     ("--data.dataset nothing", r"dataset nothing is not in .*: point --data.data-dir \(.*\) at"),

@@ -1,6 +1,7 @@
 """Whole runs: what is written, resuming after every kind of end, what is never saved."""
 
 import dataclasses
+import json
 import os
 import pathlib
 import re
@@ -53,7 +54,7 @@ def compiled_once():
   setups = {}
 
   def shared(config, num_classes, num_train, for_training=True):
-    key = dataclasses.replace(config, run_dir="", log_every=1)
+    key = dataclasses.replace(config, run_dir="", log_every=1, profile_steps="")
     if key not in setups:
       setups[key] = make_setup(key, num_classes, num_train, jax.devices()[:1])
     return dataclasses.replace(setups[key], config=config)
@@ -127,6 +128,63 @@ def test_the_run_folder_holds_its_config_and_checkpoints(trained):
   assert RunFolder(trained.folder).read_config() == trained.config
   assert steps_saved(trained.folder) == [6, 12]
   assert list((trained.folder / "tensorboard").iterdir())
+
+
+def test_the_log_tells_where_the_time_went(trained):
+  text = (trained.folder / "metrics.jsonl").read_text()
+  found = [line for line in map(json.loads, text.splitlines()) if "loss" in line]
+  kinds = [f"{kind}_seconds" for kind in ("compute", "data_wait", "evaluation", "checkpoint")]
+  assert all(line[kind] >= 0 for line in found for kind in kinds)
+  assert found[0]["compilation_seconds"] > 0
+  assert all(line["compilation_seconds"] == 0 for line in found[1:])
+  # Evaluation and saving come after the line of their step, and are in the next one.
+  for kind in ("evaluation_seconds", "checkpoint_seconds"):
+    assert [line["step"] for line in found if line[kind]] == [7]
+
+
+# Profiling
+
+
+def traces(folder) -> list[pathlib.Path]:
+  return [f for f in (folder / "profile").rglob("*") if f.is_file() and f.stat().st_size]
+
+
+def test_a_run_profiles_the_steps_asked_for_and_only_when_it_does_them(
+  trained, copied, monkeypatch, capsys
+):
+  """Resumed after step 6, it does the steps from 7."""
+  folder, config = copied
+  shutil.rmtree(folder / "checkpoints" / "12")
+  annotated = []
+  original = jax.profiler.StepTraceAnnotation
+  monkeypatch.setattr(
+    jax.profiler,
+    "StepTraceAnnotation",
+    lambda name, step_num: annotated.append(step_num) or original(name, step_num=step_num),
+  )
+  result = loop.train(dataclasses.replace(config, profile_steps="3:9"))
+  assert annotated == [7, 8, 9]
+  assert any(file.name.endswith(".xplane.pb") for file in traces(folder))
+  assert f"profile             xprof --logdir {folder}/profile\n" in capsys.readouterr().out
+  assert_same_run(folder, result, trained)
+  before = traces(folder)
+  loop.train(dataclasses.replace(config, profile_steps="3:9"))
+  assert traces(folder) == before
+
+
+def test_a_run_that_stops_within_the_profile_still_writes_it(tmp_path, monkeypatch):
+  Wrapped(monkeypatch, 3, before=interrupt)
+  with pytest.raises(KeyboardInterrupt):
+    loop.train(config_in(tmp_path, profile_steps="2:5"))
+  assert traces(tmp_path)
+
+
+def test_steps_past_the_end_cannot_be_profiled(tmp_path):
+  with pytest.raises(
+    ConfigError, match="profile_steps is 12:13, but the run ends with step 12: choose steps inside"
+  ):
+    loop.train(config_in(tmp_path / "run", profile_steps="12:13"))
+  assert not (tmp_path / "run").exists()
 
 
 # Resuming
