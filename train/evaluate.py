@@ -75,7 +75,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> None:
   options = _parser().parse_args(arguments)
   # Late, so that --help answers at once.
-  from pst_jax.commands.convert import described
+  import jax
+
   from train import evaluation_report as report
   from train import evaluation_source as source
 
@@ -83,11 +84,14 @@ def main(arguments: list[str]) -> None:
   report.check_outputs(options.plot, options.json, force=options.force)
   weights = source.read(options.source, options.step, options.weights, options.model)
   config = source.make_config(options.source, weights, options.top_k, _changes(options))
-  accuracy = source.evaluate_weights(weights, config)
-  subject = report.Subject(options.source, described(weights.metadata), config.data)
-  print("\n\n".join([subject.headline, report.table(accuracy), *report.text_plot(accuracy)]))
-  report.write_json(options.json, subject, accuracy, force=options.force)
-  report.write_plot(options.plot, subject, accuracy, force=options.force)
+  dataset = source.open_data(weights, config)
+  accuracy = source.evaluate_weights(weights, config, dataset)
+  if jax.process_index() == 0:
+    subject = report.Subject(options.source, weights.metadata, config.data)
+    parts = [*source.notes(weights, config, dataset), subject.headline, report.table(accuracy)]
+    print("\n\n".join([*parts, *report.text_plot(accuracy)]))
+    report.write_json(options.json, subject, accuracy, force=options.force)
+    report.write_plot(options.plot, subject, accuracy, force=options.force)
 
 
 def _changes(options: argparse.Namespace) -> dict:

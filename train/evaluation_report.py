@@ -8,7 +8,9 @@ import math
 import os
 import pathlib
 
+from pst_jax.commands.convert import described
 from pst_jax.convert.atomic import atomic_write, check_free
+from pst_jax.convert.metadata import Metadata
 from train.config import ConfigError, DataConfig
 
 PLOT_FORMATS = (".png", ".svg", ".pdf")
@@ -25,19 +27,19 @@ class Subject:
 
   Attributes:
     source: the run or file.
-    description: of the weights, in words.
+    weights: the facts about them.
     data: on which images.
   """
 
   source: str
-  description: str
+  weights: Metadata
   data: DataConfig
 
   @property
   def headline(self) -> str:
     data = self.data
     return (
-      f"{self.source}: {self.description}\n"
+      f"{self.source}: {described(self.weights)}\n"
       f"split {data.eval_split} of {data.dataset}, images of {data.image_size}x{data.image_size}"
     )
 
@@ -99,7 +101,9 @@ def write_json(path: str | None, subject: Subject, accuracy: Accuracy, *, force:
   if path:
     content = {
       "source": subject.source,
-      "weights": subject.description,
+      "model": subject.weights.model,
+      "step": subject.weights.step,
+      "weights": subject.weights.weights,
       "dataset": subject.data.dataset,
       "split": subject.data.eval_split,
       "image_size": subject.data.image_size,

@@ -86,8 +86,6 @@ def _config_of(source: str | os.PathLike, weights: Weights, changes: dict) -> Co
     facts = preprocessing_of(metadata)
   except ValueError as error:
     raise ConfigError(f"{source}: {error}") from None
-  if metadata.preprocessing is None:
-    print("The weights say nothing of preprocessing: torchvision's for ImageNet is taken.")
   return Config(
     model=ModelConfig(
       metadata.model,
@@ -105,36 +103,52 @@ def _config_of(source: str | os.PathLike, weights: Weights, changes: dict) -> Co
   )
 
 
-def evaluate_weights(weights: Weights, config: Config) -> dict[int, dict[str, float]]:
+def open_data(weights: Weights, config: Config) -> Dataset:
+  """The data set of `config`.
+
+  Raises:
+    ConfigError: it cannot be read, or has another number of classes than the weights.
+  """
+  dataset = open_dataset(config.data)
+  count = weights.metadata.options["num_classes"]
+  if count != dataset.num_classes:
+    raise ConfigError(
+      f"the weights have {count} classes, but dataset {config.data.dataset} has "
+      f"{dataset.num_classes}: give the data set that they were trained for with --dataset"
+    )
+  return dataset
+
+
+def notes(weights: Weights, config: Config, dataset: Dataset) -> list[str]:
+  """Sentences about what was taken for granted."""
+  found, facts = [], weights.metadata
+  if facts.preprocessing is None:
+    found.append("The weights say nothing of preprocessing: torchvision's for ImageNet is taken.")
+  pairs = zip(facts.class_names or (), dataset.class_names or (), strict=False)
+  for index, (own, theirs) in enumerate(pairs):
+    if own != theirs:
+      # Other spellings may mean the same; another order would make the accuracy worthless.
+      found.append(
+        f"Class {index} is {own!r} to the weights and {theirs!r} to dataset {config.data.dataset}: "
+        "classes are compared by their numbers."
+      )
+      break
+  return found
+
+
+def evaluate_weights(
+  weights: Weights, config: Config, dataset: Dataset
+) -> dict[int, dict[str, float]]:
   """Evaluates on all devices; see `evaluation.evaluate`.
 
   Args:
     weights: of the network that `config.model` names.
     config: see `make_config`.
+    dataset: see `open_data`.
 
   Raises:
-    ConfigError: the data set cannot be read, or does not fit the weights; a top_k is too large.
+    ConfigError: the images are too small, or a top_k is too large; a damaged image.
   """
-  dataset = open_dataset(config.data)
-  _check_classes(weights, dataset, config.data.dataset)
   setup = make_setup(config, dataset.num_classes, dataset.num_train, for_training=False)
   variables = jax.device_put(weights.variables, sharding.replicated(setup.mesh))
   return evaluate(setup, variables, dataset)
-
-
-def _check_classes(weights: Weights, dataset: Dataset, name: str) -> None:
-  count, names = weights.metadata.options["num_classes"], weights.metadata.class_names
-  if count != dataset.num_classes:
-    raise ConfigError(
-      f"the weights have {count} classes, but dataset {name} has {dataset.num_classes}: give the "
-      "data set that they were trained for with --dataset"
-    )
-  pairs = enumerate(zip(names or (), dataset.class_names or (), strict=False))
-  for index, (own, theirs) in pairs:
-    if own != theirs:
-      # Other spellings may mean the same; another order would make the accuracy worthless.
-      print(
-        f"Class {index} is {own!r} to the weights and {theirs!r} to dataset {name}: classes are "
-        "compared by their numbers."
-      )
-      return

@@ -66,7 +66,7 @@ def asked(monkeypatch):
   """The (weights, config) that commands would evaluate; each "has" the same accuracy."""
   calls = []
 
-  def evaluate_weights(weights, config):
+  def evaluate_weights(weights, config, dataset):
     calls.append((weights, config))
     return {
       k: {"top1": 0.5 + k / 100, "top5": 0.9, "loss": 2.0, "count": 50} for k in config.eval_top_k
@@ -140,6 +140,7 @@ def test_figures_go_to_files(run, asked, file, data, tmp_path):
   plot, table = tmp_path / "sweep.svg", tmp_path / "sweep.json"
   out = run(f"{file} {data} --top-k 0 4 --plot {plot} --json {table}")
   content = json.loads(table.read_text())
+  assert [content[fact] for fact in ("model", "step", "weights")] == ["resnet18_pst", 7, "params"]
   assert (content["dataset"], content["split"], content["image_size"]) == (
     "digits",
     "test[:50]",
