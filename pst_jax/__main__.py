@@ -1,7 +1,10 @@
 """python -m pst_jax COMMAND: the library from the command line."""
 
 import argparse
+import contextlib
+import io
 import os
+import signal
 import sys
 
 from pst_jax.commands import convert, export, inspect, models, predict
@@ -29,15 +32,45 @@ def parse(arguments: list[str]) -> argparse.Namespace:
   return parser.parse_args(arguments)
 
 
+_FILES = ("dest", "csv", "json", "topk_overlay")
+"""Options that name a file to write."""
+
+
+class _PatientOutput(io.TextIOBase):
+  """Standard output that goes nowhere once its reader, such as `head`, has left."""
+
+  def __init__(self, stream):
+    self._stream = stream
+
+  def write(self, text: str) -> int:
+    with _without_reader(self._stream):
+      self._stream.write(text)
+    return len(text)
+
+  def flush(self) -> None:
+    with _without_reader(self._stream):
+      self._stream.flush()
+
+
+@contextlib.contextmanager
+def _without_reader(stream):
+  """A reader that leaves ends what is done inside, and is no error, nor at Python's exit."""
+  try:
+    yield
+  except BrokenPipeError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def main(arguments: list[str]) -> int:
   """Runs one command and returns the exit code: 0, 2 for a user's mistake, 130 for Ctrl-C."""
   options = parse(arguments)
+  # Whoever asked for a file gets it, also behind `| head -1`; else there is nothing left to do.
+  writes = any(getattr(options, name, None) for name in _FILES)
+  output = _PatientOutput(sys.stdout) if writes else sys.stdout
   try:
-    options.run(options)
-    sys.stdout.flush()
-  except BrokenPipeError:
-    # The reader, such as `head`, has seen enough; Python would complain once more at exit.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with _without_reader(output), contextlib.redirect_stdout(output):
+      options.run(options)
+      sys.stdout.flush()
   except (ValueError, OSError) as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
@@ -47,4 +80,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+  # A polite kill cleans up as Ctrl-C does: no temporary file stays.
+  signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
   sys.exit(main(sys.argv[1:]))

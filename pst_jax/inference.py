@@ -91,7 +91,7 @@ class Classifier:
       ValueError: a fine branch was asked of a network that has none, or a value cannot be.
     """
     top_k = weights.metadata.top_k if top_k is None else top_k
-    if top_k and not _has_pst(weights.variables["params"]):
+    if top_k and not has_pst(weights.variables["params"]):
       raise ValueError(
         f"top_k is {top_k}, but {weights.metadata.model} has no PST module whose fine branch could "
         "open tokens: leave top_k out"
@@ -122,9 +122,10 @@ class Classifier:
     return normalize(images, facts["mean"], facts["std"], self.network.dtype)
 
 
-def _has_pst(params: Mapping) -> bool:
+def has_pst(params: Mapping) -> bool:
+  """Whether parameters are of a network with PST, which alone has a fine branch."""
   return any(
-    name == "gate_kernel" or (isinstance(child, Mapping) and _has_pst(child))
+    name == "gate_kernel" or (isinstance(child, Mapping) and has_pst(child))
     for name, child in params.items()
   )
 

@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import sys
 
 import cv2
@@ -68,6 +69,15 @@ def test_a_folders_images_are_predicted_in_order_into_json_and_csv(folder, tmp_p
     (r["image"], p["index"], p["name"]) for r in results for p in r["predictions"]
   ]
   assert [row["rank"] for row in rows] == ["1", "2"] * 3
+
+
+def test_a_reader_that_leaves_does_not_cost_the_file(folder, tmp_path, monkeypatch):
+  end, start = os.pipe()
+  os.close(end)
+  with open(start, "w") as unread:
+    monkeypatch.setattr("sys.stdout", unread)
+    assert predict(folder / "weights.safetensors", folder / "images", "--csv", tmp_path / "a") == 0
+  assert (tmp_path / "a").read_text().count("\n") == 10
 
 
 def test_predictions_are_printed_with_names(folder, capsys):

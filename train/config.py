@@ -10,6 +10,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import runpy
 import types
 import typing
@@ -162,6 +163,8 @@ class Config:
   """Devices over which parameters and optimizer state are split; the rest split the batch alone."""
   log_every: int = 50
   """Steps between two lines of metrics.jsonl."""
+  profile_steps: str = ""
+  """First and last step to trace with JAX's profiler, such as 10:15, into run_dir/profile."""
   model: ModelConfig = field(default_factory=ModelConfig)
   data: DataConfig = field(default_factory=DataConfig)
   optim: OptimConfig = field(default_factory=OptimConfig)
@@ -172,6 +175,7 @@ class Config:
 RESUME_MAY_CHANGE = frozenset(
   {
     "run_dir",
+    "profile_steps",
     "data.data_dir",
     "data.threads",
     "data.workers",
@@ -197,6 +201,10 @@ _RULES = {
   "ema_decay": _SHARE,
   "fsdp": _POSITIVE,
   "log_every": _POSITIVE,
+  "profile_steps": (
+    "empty, or the first and the last step such as 10:15",
+    lambda v: not v or len(profile_range(v)) > 0,
+  ),
   "model.width": _POSITIVE,
   "data.image_size": _POSITIVE,
   "data.min_scale": ("a number above 0, at most 1", lambda v: 0 < v <= 1),
@@ -230,6 +238,12 @@ _RULES = {
   "checkpoint.every_epochs": _POSITIVE,
   "checkpoint.keep_latest": _POSITIVE,
 }
+
+
+def profile_range(text: str) -> range:
+  """The steps of `profile_steps`, the last one included; empty for a text that names none."""
+  parts = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", text, re.ASCII)
+  return range(int(parts[1]), int(parts[2]) + 1) if parts else range(0)
 
 
 def flatten(config: Config) -> dict:

@@ -5,7 +5,6 @@ import dataclasses
 import importlib.metadata
 import math
 import shlex
-import time
 
 import jax
 
@@ -16,9 +15,11 @@ from train.data import Dataset, open_dataset, train_batches
 from train.evaluation import evaluate
 from train.init_from import initial_values
 from train.logging import RunLog
-from train.run_folder import open_run
+from train.profiling import Profiler
+from train.run_folder import RunFolder, open_run
 from train.setup import Setup, make_setup
 from train.state import TrainState
+from train.timing import Times
 
 # A step whose loss is finite can still spoil the parameters, and they must not be saved then.
 MUST_BE_FINITE = ("loss", "grad_norm", "param_norm")
@@ -41,14 +42,16 @@ def train(config: Config) -> Result:
   Raises:
     ConfigError: a mistake in the config, the data or the folder; a loss that is not finite.
   """
-  started = time.monotonic()
+  times = Times()
   dataset = open_dataset(config.data)
   setup = make_setup(config, dataset.num_classes, dataset.num_train)
   is_main = jax.process_index() == 0
   # Before the folder is made: with a mistake in init_from there shall be no run.
   given, origin = initial_values(setup)
+  profiler = Profiler(config, setup.total_steps, RunFolder(config.run_dir).profile, enabled=is_main)
   with (
     open_run(config, is_main) as folder,
+    profiler,
     Checkpoints(folder.checkpoints, keep_latest=config.checkpoint.keep_latest) as checkpoints,
   ):
     checkpoints.require_space(setup.abstract_state)
@@ -64,18 +67,21 @@ def train(config: Config) -> Result:
     ) as log:
       for line in [_headline(setup, dataset, folder.path, first_step), *origin]:
         log.message(line)
-      state, accuracy = _steps(setup, dataset, checkpoints, log, state, first_step)
-      checkpoints.wait()
+      times.rest("startup")
+      state, accuracy = _steps(setup, dataset, checkpoints, log, times, profiler, state, first_step)
+      with times.measure("checkpoint"):
+        checkpoints.wait()
       if accuracy is None:  # resumed after the last step
-        accuracy = evaluate(setup, state.eval_variables, dataset)
+        with times.measure("evaluation"):
+          accuracy = evaluate(setup, state.eval_variables, dataset)
       log.summary(
-        _summary(config, accuracy, folder, checkpoints, time.monotonic() - started),
+        _summary(config, accuracy, folder, checkpoints, times),
         _next_commands(config, folder.path),
       )
   return Result(state, accuracy)
 
 
-def _steps(setup, dataset, checkpoints, log, state, first_step):
+def _steps(setup, dataset, checkpoints, log, times, profiler, state, first_step):
   config, accuracy = setup.config, None
   # Whoever takes the weights elsewhere finds the names of the classes with them.
   extra = {
@@ -86,8 +92,11 @@ def _steps(setup, dataset, checkpoints, log, state, first_step):
   pending = _Metrics(checkpoints)
   batches = _Batches(setup, dataset, first_step)
   for step in range(first_step + 1, setup.total_steps + 1):
-    batch = next(batches)
-    state, metrics = setup.train_step(state, batch)
+    with times.measure("data_wait"):
+      batch = next(batches)
+    # The first call compiles; later ones return at once, and the devices compute.
+    with times.measure("compilation" if step == first_step + 1 else "compute"):
+      state, metrics = profiler.run(step, setup.train_step, state, batch)
     pending.add(step, metrics)
     log.advance(step)
     evaluation_due = setup.is_due(step, config.eval_every_epochs)
@@ -95,22 +104,22 @@ def _steps(setup, dataset, checkpoints, log, state, first_step):
     if step % config.log_every == 0 or evaluation_due or save_due:
       values = pending.check()
       if step % config.log_every == 0 or step == setup.total_steps:
-        waited = {"data_wait_seconds": batches.take_waited()}
-        log.train(step, {"epoch": step / setup.steps_per_epoch} | values | waited)
+        epoch = {"epoch": step / setup.steps_per_epoch}
+        log.train(step, epoch | values | times.since_last())
     measured = None
     if evaluation_due:
-      with log.activity("evaluating"):
+      with log.activity("evaluating"), times.measure("evaluation"):
         accuracy = evaluate(setup, state.eval_variables, dataset)
       log.write(step, _flat(accuracy))
       measured = {"top1": accuracy[config.eval_top_k[0]]["top1"]}
     if save_due:
-      with log.activity("saving"):
+      with log.activity("saving"), times.measure("checkpoint"):
         checkpoints.save(step, state, metrics=measured, extra=extra)
   return state, accuracy
 
 
 class _Batches:
-  """Global batches on the devices, a few ahead of the step; measures how long the step waits."""
+  """Global batches on the devices, a few ahead of the step."""
 
   def __init__(self, setup: Setup, dataset: Dataset, first_step: int):
     config = setup.config
@@ -125,19 +134,11 @@ class _Batches:
     )
     self._batches = (sharding.put_batch(batch, setup.mesh) for batch in host_batches)
     self._ahead = collections.deque(maxlen=config.data.prefetch)
-    self._waited = 0.0
 
   def __next__(self) -> dict:
-    started = time.monotonic()
     while len(self._ahead) < self._ahead.maxlen:
       self._ahead.append(next(self._batches))
-    self._waited += time.monotonic() - started
     return self._ahead.popleft()
-
-  def take_waited(self) -> float:
-    """Seconds waited for data since the last call."""
-    waited, self._waited = self._waited, 0.0
-    return waited
 
 
 class _Metrics:
@@ -191,18 +192,19 @@ def _headline(setup, dataset, path, first_step):
   )
 
 
-def _summary(config, accuracy, folder, checkpoints, seconds):
+def _summary(config, accuracy, folder, checkpoints, times):
   rows = [
     (f"top-1 with top_k={top_k}", f"{100 * values['top1']:.2f} % of {values['count']:.0f}")
     for top_k, values in accuracy.items()
   ]
   return [
     *rows,
-    ("time of this start", f"{seconds:.0f} s"),
+    *times.summary(),
     ("config", str(folder.config)),
     ("metrics", str(folder.metrics)),
     ("checkpoints", f"{folder.checkpoints} (newest: step {checkpoints.latest_step})"),
     ("TensorBoard", f"tensorboard --logdir {folder.tensorboard}"),
+    *([("profile", f"xprof --logdir {folder.profile}")] if folder.profile.is_dir() else []),
   ]
 
 

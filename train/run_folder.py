@@ -18,6 +18,7 @@ class RunFolder:
     self.checkpoints = self.path / "checkpoints"
     self.metrics = self.path / "metrics.jsonl"
     self.tensorboard = self.path / "tensorboard"
+    self.profile = self.path / "profile"
 
   def read_config(self) -> Config:
     """The resolved config of the run.

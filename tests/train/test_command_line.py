@@ -11,11 +11,9 @@ import sys
 import pytest
 
 from train import __main__ as train_command
-from train import evaluate as evaluate_command
 from train import loop
 from train.command import run_command
-from train.config import Config, DataConfig, ModelConfig, flatten, load_file, to_json
-from train.data import open_dataset
+from train.config import Config, DataConfig, ModelConfig, flatten, load_file
 from train.setup import make_setup
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -70,9 +68,14 @@ def by_options(case):
     ("--batch-size 72", "batch_size is 72, but there are 64 training examples"),
     ("--model.batch-norm-group-size 5", "is 16, which BatchNorm groups of 5 .* do not divide"),
     ("--model.batch-norm-group-size 0", "group_size=0 was given, but it must be a whole number"),
+    (
+      "--profile-steps 10",
+      "profile_steps is '10', but it must be empty, or the first and the last",
+    ),
+    ("--profile-steps 350:361", "is 350:361, but the run ends with step 4: choose"),
     ("--fsdp 3", "fsdp=3 does not divide the 8 devices: choose a divisor of 8"),
     ("--model.dtype float64", "model.dtype is float64, which needs JAX_ENABLE_X64=1"),
-    ("--data.dataset nothing", "dataset nothing is not in .*: point --data.data-dir at"),
+    ("--data.dataset nothing", r"dataset nothing is not in .*: point --data.data-dir \(.*\) at"),
   ],
   ids=by_options,
 )
@@ -140,13 +143,6 @@ def test_a_width_between_the_possible_ones_is_rounded():
 # Mistakes in the data
 
 
-@pytest.fixture(scope="module")
-def digits_dir(tmp_path_factory):
-  data_dir = tmp_path_factory.mktemp("digits")
-  open_dataset(DataConfig(dataset="digits", data_dir=str(data_dir), eval_split="test"))
-  return data_dir
-
-
 @pytest.fixture
 def digits(digits_dir, tmp_path, monkeypatch):
   """A copy of the digits that may be spoilt, and the command that trains on it."""
@@ -191,57 +187,6 @@ def test_a_damaged_record_is_named(error_of, digits):
   file.write_bytes(content)
   error = error_of(train_command.main, command)
   assert re.search(r"record \d+ of split train of dataset digits cannot be read", error), error
-
-
-# Evaluation
-
-
-def test_a_folder_that_is_no_run_is_refused(error_of, tmp_path):
-  error = error_of(evaluate_command.main, str(tmp_path / "nothing"))
-  assert "nothing is no run folder: it has no config.json" in error
-
-
-@pytest.mark.parametrize(
-  ("content", "reason"),
-  [
-    (to_json(Config())[:-10].encode(), "the saved config is no valid JSON"),
-    (b"\xff\xfe", "'utf-8' codec can't decode"),
-  ],
-)
-def test_a_damaged_config_names_its_file(error_of, tmp_path, content, reason):
-  (tmp_path / "config.json").write_bytes(content)
-  error = error_of(evaluate_command.main, str(tmp_path))
-  assert f"{tmp_path}/config.json cannot be used: {reason}" in error
-
-
-def test_a_run_without_a_checkpoint_is_refused(error_of, tmp_path):
-  config = train_command.parse(load_file("configs/synthetic.py"), "", shlex.split(TINY)[1:])
-  (tmp_path / "config.json").write_text(to_json(config))
-  error = error_of(evaluate_command.main, str(tmp_path))
-  assert "has no checkpoint yet" in error
-
-
-@pytest.mark.parametrize(
-  ("options", "message"),
-  [
-    ("", "the following arguments are required: run"),
-    ("RUN --top-k many", "argument --top-k: invalid int value: 'many'"),
-    ("RUN --topk 8 --nothing", "unrecognized arguments: --topk 8 --nothing"),
-  ],
-)
-def test_evaluation_refuses_wrong_options(capsys, options, message):
-  with pytest.raises(SystemExit) as exit:
-    run_command(evaluate_command.main, options.split())
-  assert exit.value.code == 2
-  assert message in plain(capsys.readouterr().err)
-
-
-def test_evaluation_refuses_a_checkpoint_that_is_no_number(capsys, tmp_path):
-  (tmp_path / "config.json").write_text(to_json(Config()))
-  with pytest.raises(SystemExit) as exit:
-    run_command(evaluate_command.main, [str(tmp_path), "--checkpoint", "newest"])
-  assert exit.value.code == 2
-  assert "--checkpoint is 'newest', but it must be latest, best or" in capsys.readouterr().err
 
 
 # Help

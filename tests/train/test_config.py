@@ -129,6 +129,7 @@ def test_the_difference_shows_old_and_new_values():
 def test_what_does_not_change_the_result_may_differ():
   new = changed(
     run_dir="elsewhere",
+    profile_steps="3:4",
     data__data_dir="elsewhere",
     data__threads=3,
     data__workers=2,
@@ -141,7 +142,7 @@ def test_what_does_not_change_the_result_may_differ():
 
 def test_every_other_field_must_stay():
   free = {"run_dir", "data.data_dir", "data.threads", "data.workers", "data.prefetch"}
-  free |= {"data.on_bad_image"}
+  free |= {"data.on_bad_image", "profile_steps"}
   free |= {"checkpoint.keep_latest"}
   fields = set(schema.flatten(Config()))
   fixed = {
@@ -233,6 +234,19 @@ def test_a_value_out_of_range_is_refused(name):
   for value in REFUSED[name]:
     with pytest.raises(ConfigError, match=rf"^{name.replace('__', '.')} is .*, but it must be"):
       check(changed(**{name: value}))
+
+
+@pytest.mark.parametrize("steps", ["10", "10:", "5:4", "0:3", "1:2:3", "-1:3", "a:b", "1.0:2", " "])
+def test_steps_to_profile_are_two_numbers(steps):
+  with pytest.raises(ConfigError, match=r"profile_steps is .*, but it must be empty, or the first"):
+    check(changed(profile_steps=steps))
+
+
+def test_the_last_step_is_profiled_too():
+  check(changed(profile_steps="10:15"))
+  assert list(schema.profile_range("10:15")) == [10, 11, 12, 13, 14, 15]
+  assert list(schema.profile_range("7:7")) == [7]
+  assert list(schema.profile_range("")) == []
 
 
 def test_a_warm_up_longer_than_the_run_is_refused():

@@ -1,6 +1,7 @@
 """Whole runs: what is written, resuming after every kind of end, what is never saved."""
 
 import dataclasses
+import json
 import os
 import pathlib
 import re
@@ -14,7 +15,7 @@ from quick_jit import OPTIONS
 from run_results import bits, lines
 
 import pst_jax
-from train import checkpoint_files, loop
+from train import checkpoint_files, evaluation_source, loop
 from train import evaluate as evaluate_command
 from train.checkpoint import Checkpoints
 from train.config import CheckpointConfig, Config, ConfigError, DataConfig, ModelConfig, OptimConfig
@@ -53,14 +54,14 @@ def compiled_once():
   setups = {}
 
   def shared(config, num_classes, num_train, for_training=True):
-    key = dataclasses.replace(config, run_dir="", log_every=1)
+    key = dataclasses.replace(config, run_dir="", log_every=1, profile_steps="")
     if key not in setups:
       setups[key] = make_setup(key, num_classes, num_train, jax.devices()[:1])
     return dataclasses.replace(setups[key], config=config)
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(pst_jax, "compiler_options", lambda platform=None: OPTIONS)
-    patch.setattr("train.setup.make_setup", shared)
+    patch.setattr(evaluation_source, "make_setup", shared)
     patch.setattr(loop, "make_setup", shared)
     yield
 
@@ -127,6 +128,63 @@ def test_the_run_folder_holds_its_config_and_checkpoints(trained):
   assert RunFolder(trained.folder).read_config() == trained.config
   assert steps_saved(trained.folder) == [6, 12]
   assert list((trained.folder / "tensorboard").iterdir())
+
+
+def test_the_log_tells_where_the_time_went(trained):
+  text = (trained.folder / "metrics.jsonl").read_text()
+  found = [line for line in map(json.loads, text.splitlines()) if "loss" in line]
+  kinds = [f"{kind}_seconds" for kind in ("compute", "data_wait", "evaluation", "checkpoint")]
+  assert all(line[kind] >= 0 for line in found for kind in kinds)
+  assert found[0]["compilation_seconds"] > 0
+  assert all(line["compilation_seconds"] == 0 for line in found[1:])
+  # Evaluation and saving come after the line of their step, and are in the next one.
+  for kind in ("evaluation_seconds", "checkpoint_seconds"):
+    assert [line["step"] for line in found if line[kind]] == [7]
+
+
+# Profiling
+
+
+def traces(folder) -> list[pathlib.Path]:
+  return [f for f in (folder / "profile").rglob("*") if f.is_file() and f.stat().st_size]
+
+
+def test_a_run_profiles_the_steps_asked_for_and_only_when_it_does_them(
+  trained, copied, monkeypatch, capsys
+):
+  """Resumed after step 6, it does the steps from 7."""
+  folder, config = copied
+  shutil.rmtree(folder / "checkpoints" / "12")
+  annotated = []
+  original = jax.profiler.StepTraceAnnotation
+  monkeypatch.setattr(
+    jax.profiler,
+    "StepTraceAnnotation",
+    lambda name, step_num: annotated.append(step_num) or original(name, step_num=step_num),
+  )
+  result = loop.train(dataclasses.replace(config, profile_steps="3:9"))
+  assert annotated == [7, 8, 9]
+  assert any(file.name.endswith(".xplane.pb") for file in traces(folder))
+  assert f"profile             xprof --logdir {folder}/profile\n" in capsys.readouterr().out
+  assert_same_run(folder, result, trained)
+  before = traces(folder)
+  loop.train(dataclasses.replace(config, profile_steps="3:9"))
+  assert traces(folder) == before
+
+
+def test_a_run_that_stops_within_the_profile_still_writes_it(tmp_path, monkeypatch):
+  Wrapped(monkeypatch, 3, before=interrupt)
+  with pytest.raises(KeyboardInterrupt):
+    loop.train(config_in(tmp_path, profile_steps="2:5"))
+  assert traces(tmp_path)
+
+
+def test_steps_past_the_end_cannot_be_profiled(tmp_path):
+  with pytest.raises(
+    ConfigError, match="profile_steps is 12:13, but the run ends with step 12: choose steps inside"
+  ):
+    loop.train(config_in(tmp_path / "run", profile_steps="12:13"))
+  assert not (tmp_path / "run").exists()
 
 
 # Resuming
@@ -263,10 +321,11 @@ def assert_saved_values_are_finite(config):
 def table(capsys) -> dict[int, list[float]]:
   """The rows of the table that was printed, by top_k."""
   rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-  return {int(row[0]): [float(cell) for cell in row[1:]] for row in rows if row[0].isdigit()}
+  rows = [row for row in rows if row and row[0].isdigit() and len(row) == 5]
+  return {int(row[0]): [float(cell) for cell in row[1:]] for row in rows}
 
 
-@pytest.mark.parametrize("options", ["", "--top-k 0 1", "--checkpoint 12"])
+@pytest.mark.parametrize("options", ["", "--top-k 0 1", "--step 12"])
 def test_evaluation_prints_the_figures_of_the_last_evaluation(trained, capsys, options):
   capsys.readouterr()
   evaluate_command.main([str(trained.folder), *options.split()])
@@ -282,17 +341,18 @@ def test_evaluation_prints_the_figures_of_the_last_evaluation(trained, capsys, o
 
 
 def test_the_best_checkpoint_can_be_evaluated(trained, capsys):
-  evaluate_command.main([str(trained.folder), "--checkpoint", "best"])
+  evaluate_command.main([str(trained.folder), "--step", "best"])
   evaluations = [line for line in lines(trained.folder) if "eval/top1_k0" in line]
   measured = {line["step"]: line["eval/top1_k0"] for line in evaluations}
   best = max(measured, key=lambda step: (measured[step], step))
   out = capsys.readouterr().out
-  assert f"resnet18_pst, step {best} of {trained.folder}, split validation" in out
+  assert f"{trained.folder}: resnet18_pst, 4 classes, stem small, width 0.125, step {best}, " in out
+  assert "split validation of synthetic, images of 8x8" in out
 
 
 def test_a_checkpoint_that_is_not_there_lists_those_that_are(trained):
   with pytest.raises(ConfigError, match=r"no checkpoint of step 5 in .*; there are \[12, 6"):
-    evaluate_command.main([str(trained.folder), "--checkpoint", "5"])
+    evaluate_command.main([str(trained.folder), "--step", "5"])
 
 
 def test_evaluation_passes_over_a_damaged_checkpoint_and_changes_nothing(copied, caplog, capsys):
@@ -301,7 +361,7 @@ def test_evaluation_passes_over_a_damaged_checkpoint_and_changes_nothing(copied,
   before = sorted(folder.rglob("*"))
   evaluate_command.main([str(folder)])
   assert "step 6 is used instead" in caplog.text
-  assert "step 6 of" in capsys.readouterr().out
+  assert "step 6, moving average" in capsys.readouterr().out
   assert sorted(folder.rglob("*")) == before
 
 

@@ -183,8 +183,9 @@ def _find_folder(dataset: str, data_dir: pathlib.Path) -> pathlib.Path:
         f"dataset {dataset} is not in {data_dir}, which has {', '.join(have)}: name one of them."
       )
   raise ConfigError(
-    f"dataset {dataset} is not in {data_dir}: point --data.data-dir at the folder that holds it, or"
-    f" prepare it with {PREPARE.get(name, BUILD).format(name=name, data_dir=data_dir)}."
+    f"dataset {dataset} is not in {data_dir}: point --data.data-dir (evaluating: --data-dir) at the"
+    " folder that holds it, or prepare it with"
+    f" {PREPARE.get(name, BUILD).format(name=name, data_dir=data_dir)}."
   )
 
 

@@ -1,0 +1,12 @@
+import pytest
+
+from train.config import DataConfig
+from train.data import open_dataset
+
+
+@pytest.fixture(scope="session")
+def digits_dir(tmp_path_factory):
+  """A folder with the digits, to be read alone."""
+  data_dir = tmp_path_factory.mktemp("digits")
+  open_dataset(DataConfig(dataset="digits", data_dir=str(data_dir), eval_split="test"))
+  return data_dir
