@@ -5,6 +5,7 @@ import dataclasses
 import sys
 
 from train.command import run_command
+from train.distributed import add_options, from_options, joined
 from train.run_folder import RunFolder
 
 
@@ -30,10 +31,17 @@ def main(arguments: list[str]) -> None:
   )
   parser.add_argument("--split", help="another split of the data set (default: the config's)")
   parser.add_argument("--data-dir", help="where the data set is now (default: the config's)")
+  add_options(parser)
   options = parser.parse_args(arguments)
   folder = RunFolder(options.run)
   config = _overridden(folder.read_config(), options)
-  print(_table(evaluate_run(config, folder, _which(parser, options.checkpoint))))
+  which = _which(parser, options.checkpoint)
+  with joined(from_options(options), saves_on_sigterm=False):
+    table = _table(evaluate_run(config, folder, which))
+    import jax
+
+    if jax.process_index() == 0:
+      print(table)
 
 
 def _overridden(config, options):
@@ -65,6 +73,8 @@ def evaluate_run(config, folder, which="latest") -> dict[int, dict[str, float]]:
     ConfigError: no checkpoint, or one that is damaged.
   """
   # Late, so that --help answers at once.
+  import jax
+
   from train.checkpoint import Checkpoints
   from train.config import ConfigError
   from train.data import open_dataset
@@ -77,9 +87,10 @@ def evaluate_run(config, folder, which="latest") -> dict[int, dict[str, float]]:
     restored = checkpoints.restore(setup.abstract_state, which)
   if restored is None:
     raise ConfigError(f"{folder.path} has no checkpoint yet: train it first")
-  print(
-    f"{config.model.name}, step {restored.step} of {folder.path}, split {config.data.eval_split}"
-  )
+  if jax.process_index() == 0:
+    print(
+      f"{config.model.name}, step {restored.step} of {folder.path}, split {config.data.eval_split}"
+    )
   return evaluate(setup, restored.state.eval_variables, dataset)
 
 

@@ -5,11 +5,13 @@ import dataclasses
 import importlib.metadata
 import math
 import time
+from collections.abc import Callable
 
 import jax
 
 from train import sharding
 from train.checkpoint import Checkpoints
+from train.command import Stopped
 from train.config import Config, ConfigError, flatten
 from train.data import Dataset, open_dataset, train_batches
 from train.evaluation import evaluate
@@ -34,11 +36,17 @@ class Result:
   accuracy: dict[int, dict[str, float]]
 
 
-def train(config: Config) -> Result:
+def train(config: Config, should_stop: Callable[[int], bool] = lambda step: False) -> Result:
   """Trains to the end of the schedule, from the newest checkpoint of the run folder if it has one.
+
+  Args:
+    config: the run.
+    should_stop: asked after every step: shall the run save and stop here? The same in all
+      processes; see `distributed.joined`.
 
   Raises:
     ConfigError: a mistake in the config, the data or the folder; a loss that is not finite.
+    Stopped: `should_stop` said so, and the state of that step is saved.
   """
   started = time.monotonic()
   dataset = open_dataset(config.data)
@@ -63,7 +71,7 @@ def train(config: Config) -> Result:
     ) as log:
       for line in [_headline(setup, dataset, folder.path, first_step), *origin]:
         log.message(line)
-      state, accuracy = _steps(setup, dataset, checkpoints, log, state, first_step)
+      state, accuracy = _steps(setup, dataset, checkpoints, log, state, first_step, should_stop)
       checkpoints.wait()
       if accuracy is None:  # resumed after the last step
         accuracy = evaluate(setup, state.eval_variables, dataset)
@@ -74,7 +82,7 @@ def train(config: Config) -> Result:
   return Result(state, accuracy)
 
 
-def _steps(setup, dataset, checkpoints, log, state, first_step):
+def _steps(setup, dataset, checkpoints, log, state, first_step, should_stop):
   config, accuracy = setup.config, None
   # Whoever takes the weights elsewhere finds the names of the classes with them.
   extra = {
@@ -90,7 +98,8 @@ def _steps(setup, dataset, checkpoints, log, state, first_step):
     pending.add(step, metrics)
     log.advance(step)
     evaluation_due = setup.is_due(step, config.eval_every_epochs)
-    save_due = setup.is_due(step, config.checkpoint.every_epochs)
+    stops = should_stop(step)
+    save_due = stops or setup.is_due(step, config.checkpoint.every_epochs)
     if step % config.log_every == 0 or evaluation_due or save_due:
       values = pending.check()
       if step % config.log_every == 0 or step == setup.total_steps:
@@ -105,6 +114,14 @@ def _steps(setup, dataset, checkpoints, log, state, first_step):
     if save_due:
       with log.activity("saving"):
         checkpoints.save(step, state, metrics=measured, extra=extra)
+    if stops and step < setup.total_steps:
+      checkpoints.wait()
+      raise Stopped(
+        f"stopped at step {step} of {setup.total_steps}, which is saved; give the same command "
+        "again to go on"
+        if jax.process_index() == 0
+        else ""
+      )
   return state, accuracy
 
 
