@@ -6,6 +6,7 @@ import dataclasses
 import os
 import signal
 import sys
+import threading
 import time
 import typing
 from collections.abc import Callable, Iterator
@@ -36,7 +37,9 @@ class Processes:
       "Kubernetes jobs need none of them."
     ),
   ] = None
-  num_processes: Annotated[int | None, Doc("Processes of the run; 1: alone, also in a cluster.")] = None
+  num_processes: Annotated[
+    int | None, Doc("Processes of the run; 1: alone, also in a cluster.")
+  ] = None
   process_id: Annotated[int | None, Doc("Which of them this is, from 0.")] = None
   heartbeat_timeout: Annotated[
     int, Doc("Seconds without a sign of life after which a process is taken for lost.")
@@ -121,6 +124,8 @@ def _check(processes: Processes) -> None:
   for name in ("heartbeat_timeout", "join_timeout"):
     if values[name] < 1:
       raise ConfigError(f"{_option(name)} is {values[name]}, but it must be 1 or more seconds")
+  if processes.num_processes is not None and processes.num_processes < 1:
+    raise ConfigError(f"--num-processes is {processes.num_processes}, but it must be 1 or more")
   needed = ("coordinator", "num_processes", "process_id")
   missing = [name for name in needed if values[name] is None]
   if len(missing) == 3 or (processes.num_processes == 1 and missing):
@@ -162,22 +167,31 @@ def _initialize(processes: Processes, saves_on_sigterm: bool) -> None:
   # Without this service SIGTERM keeps its usual meaning.
   jax.config.update("jax_enable_preemption_service", saves_on_sigterm)
   by_options = processes.num_processes is not None
+  where = f" at {processes.coordinator}" if by_options else ""
+  sentence = f"the processes of this run did not come together{where}"
+  advice = "start all of them, with the address of process 0 and a free port there"
+
+  def give_up():
+    late = ConfigError(f"{sentence} within {processes.join_timeout} s: {advice}")
+    os._exit(report(late))
+
+  # JAX would abort with a stack trace at its own timeout, which therefore comes later.
+  timer = threading.Timer(processes.join_timeout, give_up)
+  timer.daemon = True
+  timer.start()
   try:
     jax.distributed.initialize(
       processes.coordinator,
       processes.num_processes,
       processes.process_id,
       cluster_detection_method="deactivate" if by_options else None,
-      initialization_timeout=processes.join_timeout,
+      initialization_timeout=processes.join_timeout + 60,
       heartbeat_timeout_seconds=processes.heartbeat_timeout,
     )
   except Exception as error:
-    where = f" at {processes.coordinator}" if by_options else ""
-    raise ConfigError(
-      f"the processes of this run did not all come together{where} within "
-      f"{processes.join_timeout} s ({str(error).splitlines()[0][:200]}): start all of them, with "
-      "the address and a free port of process 0"
-    ) from error
+    raise ConfigError(f"{sentence} ({describe(error)}): {advice}") from error
+  finally:
+    timer.cancel()
 
 
 def _never(step: int) -> bool:

@@ -1,6 +1,7 @@
 """The training run: restore, step, log, evaluate, save."""
 
 import collections
+import contextlib
 import dataclasses
 import importlib.metadata
 import math
@@ -10,6 +11,7 @@ from collections.abc import Callable
 import jax
 
 from train import sharding
+from train.agreement import require_agreement
 from train.checkpoint import Checkpoints
 from train.command import Stopped
 from train.config import Config, ConfigError, flatten
@@ -54,10 +56,12 @@ def train(config: Config, should_stop: Callable[[int], bool] = lambda step: Fals
   is_main = jax.process_index() == 0
   # Before the folder is made: with a mistake in init_from there shall be no run.
   given, origin = initial_values(setup)
-  with (
-    open_run(config, is_main) as folder,
-    Checkpoints(folder.checkpoints, keep_latest=config.checkpoint.keep_latest) as checkpoints,
-  ):
+  with contextlib.ExitStack() as stack:
+    folder = stack.enter_context(open_run(config, is_main))
+    require_agreement(config, dataset, folder)
+    checkpoints = stack.enter_context(
+      Checkpoints(folder.checkpoints, keep_latest=config.checkpoint.keep_latest)
+    )
     checkpoints.require_space(setup.abstract_state)
     restored = checkpoints.restore(setup.abstract_state)
     state = restored.state if restored else setup.initial_state(given=given)

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import secrets
 from collections.abc import Iterator
 
 from train.config import Config, ConfigError, difference, from_json, to_json
@@ -15,6 +16,7 @@ class RunFolder:
   def __init__(self, path: str | os.PathLike):
     self.path = pathlib.Path(path).expanduser()
     self.config = self.path / "config.json"
+    self.lock = self.path / ".lock"
     self.checkpoints = self.path / "checkpoints"
     self.metrics = self.path / "metrics.jsonl"
     self.tensorboard = self.path / "tensorboard"
@@ -52,7 +54,7 @@ def open_run(config: Config, is_main_process: bool = True) -> Iterator[RunFolder
     return
   try:
     folder.path.mkdir(parents=True, exist_ok=True)
-    lock = open(folder.path / ".lock", "w")  # noqa: SIM115
+    lock = open(folder.lock, "a+")  # noqa: SIM115
   except OSError as error:
     raise ConfigError(
       f"run_dir {folder.path} cannot be written ({error.strerror}): choose another --run-dir"
@@ -66,6 +68,11 @@ def open_run(config: Config, is_main_process: bool = True) -> Iterator[RunFolder
         f"another process is training in {folder.path}: stop it first, or choose another --run-dir"
       ) from None
     _save_or_compare(folder, config)
+    # By this the other processes of the run recognise the folder.
+    lock.truncate(0)
+    lock.write(secrets.token_hex(16))
+    lock.flush()
+    os.fsync(lock.fileno())
     yield folder
 
 

@@ -51,6 +51,7 @@ class Watch:
     self._ends: dict[int, socket.socket] = {}
     self._listeners: list[threading.Thread] = []
     self._lock, self._parting = threading.Lock(), False
+    self._arrived = threading.Semaphore(0)
     if process_id == 0:
       self._serve(store)
     else:
@@ -86,6 +87,11 @@ class Watch:
 
     threading.Thread(target=accept, daemon=True).start()
     store.key_value_set(_KEY, f"{server.getsockname()[1]} {token}")
+    # Before all lines are there nobody goes on: an error would not reach everybody.
+    deadline = time.monotonic() + _CONNECT_SECONDS
+    for _ in range(self._num_processes - 1):
+      self._arrived.acquire(timeout=max(0.0, deadline - time.monotonic()))
+    self._send({"ready": True})
 
   def _greet(self, end, token) -> None:
     lines = end.makefile()
@@ -93,6 +99,7 @@ class Watch:
       said, process = lines.readline().split()
       if said == token:  # and no stranger that tries every port
         self._ends[int(process)] = end
+        self._arrived.release()
         self._listen(lines, int(process))
     end.close()
 
@@ -100,7 +107,9 @@ class Watch:
     try:
       port, token = store.blocking_key_value_get(_KEY, _CONNECT_SECONDS * 1000).split()
       end = socket.create_connection((host, int(port)), _CONNECT_SECONDS)
-    except OSError as error:
+      end.settimeout(None)
+      end.sendall(f"{token} {self._process_id}\n".encode())
+    except (OSError, RuntimeError) as error:
       _log.warning(
         "process %d cannot open a line to process 0 (%s): the loss of a process will be noticed "
         "after the heartbeat's timeout only",
@@ -108,10 +117,10 @@ class Watch:
         error,
       )
       return
-    end.settimeout(None)
-    end.sendall(f"{token} {self._process_id}\n".encode())
     self._ends[0] = end
-    self._start(self._listen, end.makefile(), 0)
+    lines = end.makefile()
+    lines.readline()  # "ready"
+    self._start(self._listen, lines, 0)
 
   def _start(self, target, *arguments) -> None:
     thread = threading.Thread(target=target, args=arguments, daemon=True)
