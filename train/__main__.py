@@ -50,7 +50,7 @@ def _title(file: pathlib.Path) -> str:
 
 
 def parse_run(base, path: str, overrides: list[str]):
-  """As `parse`, with the options that say how this process finds the others: (config, Processes)."""
+  """As `parse`, and how this process finds the others of its run: (config, Processes)."""
   import tyro
 
   from train.distributed import Processes

@@ -39,13 +39,13 @@ def require_agreement(config: Config, dataset: Dataset, folder: RunFolder) -> No
     )
   if theirs["images"] != mine["images"]:
     raise ConfigError(
-      f"{who} finds {mine['images']} training and evaluation images in dataset "
-      f"{config.data.dataset}, but process 0 finds {theirs['images']}: give all machines the same data"
+      f"{who} finds {mine['images']} training and evaluation images in {config.data.dataset}, but "
+      f"process 0 finds {theirs['images']}: give all machines the same data"
     )
   if theirs["lock"] != _text(folder):
     raise ConfigError(
-      f"run_dir {folder.path} of {who} is not the folder of process 0: choose a --run-dir on a file "
-      "system that all machines share"
+      f"run_dir {folder.path} of {who} is not the folder of process 0: choose a --run-dir on a "
+      "file system that all machines share"
     )
 
 

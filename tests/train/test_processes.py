@@ -16,7 +16,6 @@ from run_processes import REPOSITORY, TINY, free_port, start
 from run_results import bits, lines
 
 from train.checkpoint import Checkpoints
-from train.checkpoint_files import saved_steps
 from train.run_folder import RunFolder
 from train.setup import make_setup
 
