@@ -13,12 +13,12 @@ REPOSITORY = pathlib.Path(__file__).parents[2]
 # Compiles several times faster.
 QUICK = """--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
   --xla_cpu_use_fusion_emitters=false"""
-# 30 steps, about 5 to the epoch; saved after 10, 20 and 30; 41 examples, which no batch divides.
+# 20 steps, about 5 to the epoch; saved after 11 and 20; 41 examples, which no batch divides.
 TINY = """configs/synthetic.py --model.name resnet18_pst --model.stem small --model.width 0.125
-  --model.dtype float64 --model.batch-norm-group-size 2 --model.dropout 0.1 --data.image-size 8
+  --model.dtype float64 --model.batch-norm-group-size 2 --model.dropout 0.1 --data.image-size 16
   --data.crop shift --data.max-shift 1 --data.synthetic-examples 41 --data.synthetic-classes 4
-  --data.threads 1 --batch-size 8 --epochs 6 --eval-batch-size 16 --eval-top-k 0
-  --eval-every-epochs 4 --ema-decay 0.9 --label-smoothing 0.1 --log-every 1
+  --data.threads 1 --batch-size 8 --epochs 4 --eval-batch-size 16 --eval-top-k 0
+  --eval-every-epochs 2 --ema-decay 0.9 --label-smoothing 0.1 --log-every 1
   --checkpoint.every-epochs 2 --optim.warmup-epochs 1"""
 
 
@@ -71,7 +71,7 @@ def start(
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
   }
   commands = [
-    [sys.executable, "-m", module, *f"{options} {flags}".split()] for flags in _flags(count)
+    [sys.executable, "-m", module, *f"{options} {flags}".split()] for flags in flags_of(count)
   ]
   return Run(
     [
@@ -88,7 +88,8 @@ def start(
   )
 
 
-def _flags(count: int) -> list[str]:
+def flags_of(count: int) -> list[str]:
+  """The options by which the processes of one run find each other."""
   if count == 1:
     return [""]
   address = f"localhost:{free_port()}"

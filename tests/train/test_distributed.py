@@ -12,7 +12,7 @@ import pytest
 
 from train import watch as watch_module
 from train.config import ConfigError
-from train.distributed import Processes, add_options, from_options, joined
+from train.distributed import Processes, _is_together, add_options, from_options, joined
 from train.watch import LOST, Watch
 
 # Options
@@ -42,6 +42,25 @@ def test_commands_with_argparse_have_the_same_options():
   given = "--coordinator host:1 --num-processes 4 --process-id 3 --heartbeat-timeout 20"
   assert from_options(parser.parse_args(given.split())) == Processes("host:1", 4, 3, 20)
   assert from_options(parser.parse_args([])) == Processes()
+
+
+# Clusters
+
+SLURM = {
+  "SLURM_JOB_ID": "7",
+  "SLURM_STEP_NODELIST": "localhost",
+  "SLURM_NTASKS": "2",
+  "SLURM_PROCID": "1",
+  "SLURM_LOCALID": "1",
+}
+
+
+def test_a_task_of_slurm_is_one_of_several_and_a_plain_process_is_not(monkeypatch):
+  assert not _is_together(Processes())
+  for name, value in SLURM.items():
+    monkeypatch.setenv(name, value)
+  assert _is_together(Processes())
+  assert not _is_together(Processes(num_processes=1))
 
 
 # SIGTERM to a single process

@@ -12,14 +12,14 @@ import sys
 import jax
 import numpy as np
 import pytest
-from run_processes import REPOSITORY, TINY, free_port, start
+from run_processes import REPOSITORY, TINY, Run, flags_of, free_port, start
 from run_results import bits, lines
 
 from train.checkpoint import Checkpoints
 from train.run_folder import RunFolder
 from train.setup import make_setup
 
-LAST = 31
+LAST = 20
 
 
 def last_state(folder):
@@ -76,7 +76,7 @@ def runs(tmp_path_factory) -> Runs:
     sigterm = run.ends()
   shutil.copytree(folder / "hit", folder / "fewer")
   with begin("hit", count=2) as run:
-    run.wait_for_step(folder / "hit", 15)
+    run.wait_for_step(folder / "hit", 13)
     run.signal(1, signal.SIGKILL)
     sigkill = run.ends(timeout=30)
   finish(begin("hit", count=2))
@@ -94,13 +94,13 @@ def test_two_processes_count_every_example_once(runs):
   counts = {
     line["step"]: line["eval/count_k0"] for line in lines(runs / "two") if "loss" not in line
   }
-  assert counts == {21: 41, LAST: 41}
+  assert counts == {11: 41, LAST: 41}
 
 
 @pytest.mark.slow
 def test_sigterm_to_one_process_stops_all_at_the_same_step(runs):
   assert [code for code, _, _ in runs.sigterm] == [128 + signal.SIGTERM] * 2
-  said = re.findall(r"stopped at step (\d+) of 31, which is saved", runs.sigterm[0][2])
+  said = re.findall(r"stopped at step (\d+) of 20, which is saved", runs.sigterm[0][2])
   assert len(said) == 1
   assert "stopped at" not in runs.sigterm[1][2]
   assert "goes on after step " + said[0] in runs.sigkill[0][1]
@@ -152,51 +152,66 @@ def test_two_processes_evaluate_as_the_training_did(runs):
 # Ends without training: processes that join, and then one of them fails
 
 JOINED = """
-import os, sys, time
+import argparse, os, sys, time
 os.environ["JAX_PLATFORMS"] = "cpu"
 from train.command import run_command
 from train.config import ConfigError
-from train.distributed import Processes, joined
+from train.distributed import add_options, from_options, joined
 from jax.experimental import multihost_utils
 
-address, index, failing = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+index, failing, *given = sys.argv[1:]
+parser = argparse.ArgumentParser()
+add_options(parser)
 
 def main(arguments):
-  with joined(Processes(address, 2, index, heartbeat_timeout=10, join_timeout=60)):
+  with joined(from_options(parser.parse_args(given))):
     multihost_utils.sync_global_devices("begin")
     print("begun", flush=True)
     if index == failing:
       raise ConfigError("the folder is in use")
-    multihost_utils.sync_global_devices("never")
+    multihost_utils.sync_global_devices("end")
+    if failing == "killed":
+      time.sleep(60)
 
 run_command(main, [])
 """
 
 
-def joined_processes(failing: int) -> list[subprocess.Popen]:
-  address = f"localhost:{free_port()}"
-  return [
-    subprocess.Popen(
-      [sys.executable, "-c", JOINED, address, str(index), str(failing)],
-      cwd=REPOSITORY,
-      env=os.environ | {"XLA_FLAGS": ""},
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    for index in range(2)
-  ]
+def joining(failing="nobody", environments=({}, {}), flags=None) -> Run:
+  """Two processes that do nothing but join."""
+  return Run(
+    [
+      subprocess.Popen(
+        [sys.executable, "-c", JOINED, str(index), str(failing), *each.split()],
+        cwd=REPOSITORY,
+        env=os.environ | {"XLA_FLAGS": ""} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+      )
+      for index, (environment, each) in enumerate(
+        zip(environments, flags or flags_of(2), strict=True)
+      )
+    ]
+  )
+
+
+def test_the_tasks_of_slurm_join_by_themselves():
+  # JAX takes the coordinator's port from the number of the job.
+  job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+  tasks = [job | {"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)} for i in range(2)]
+  with joining(environments=tasks, flags=["", ""]) as run:
+    ends = run.ends(timeout=60)
+  assert [code for code, _, _ in ends] == [0, 0], ends
+  assert all("begun" in out for _, out, _ in ends)
 
 
 @pytest.mark.parametrize("failing", [0, 1])
 def test_a_mistake_that_one_process_sees_ends_all_in_moments(failing):
-  processes = joined_processes(failing)
-  try:
-    errors = [process.communicate(timeout=60)[1] for process in processes]
-  finally:
-    for process in processes:
-      process.kill()
-  assert [process.returncode for process in processes] == [2, 2]
+  with joining(failing) as run:
+    ends = run.ends(timeout=60)
+  assert [code for code, _, _ in ends] == [2, 2]
+  errors = [err for _, _, err in ends]
   assert "error: the folder is in use\n" in errors[failing]
   assert f"error: process {failing} of 2 stopped: the folder is in use\n" in errors[1 - failing]
   assert "Traceback" not in errors[0] + errors[1]
@@ -204,19 +219,14 @@ def test_a_mistake_that_one_process_sees_ends_all_in_moments(failing):
 
 def test_the_loss_of_the_first_process_is_told_by_the_other():
   """Process 0 holds JAX's coordination service: with it JAX would abort the other at once."""
-  processes = joined_processes(failing=2)
-  try:
-    for process in processes:
+  with joining(failing="killed") as run:
+    for process in run.processes:
       while "begun" not in process.stdout.readline():
-        assert process.poll() is None, process.stderr.read()
-    processes[0].kill()
-    error = processes[1].communicate(timeout=60)[1]
-  finally:
-    for process in processes:
-      process.kill()
-      process.communicate()
-  assert processes[1].returncode == 1
-  assert "error: process 0 of 2 has ended without a word" in error
+        assert process.poll() is None, process.communicate()
+    run.signal(0, signal.SIGKILL)
+    code, _, err = run.ends(timeout=60)[1]
+  assert code == 1
+  assert "error: process 0 of 2 has ended without a word" in err
 
 
 def test_processes_that_do_not_come_are_not_waited_for_for_ever(tmp_path):
