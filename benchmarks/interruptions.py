@@ -24,14 +24,14 @@ from train.checkpoint_files import read_record, saved_steps
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 CLOCK = ("data_wait_seconds", "images_per_second")
-OPTIONS = """configs/synthetic.py --model.name resnet18_pst --model.stem small --model.width 0.125
+OPTIONS = """configs/synthetic.py --model.name resnet18 --model.stem small --model.width 0.125
   --model.dropout 0.1 --data.image-size 8 --data.crop shift --data.max-shift 1
   --data.synthetic-examples 64 --data.synthetic-classes 4 --data.threads 1 --batch-size 8
   --eval-batch-size 16 --eval-top-k 0 --eval-every-epochs 4 --checkpoint.every-epochs 1
   --ema-decay 0.9 --log-every 1"""
 
 
-def start(options, processes, devices, cache) -> list[subprocess.Popen]:
+def start(options, processes, devices, cache, errors) -> list[subprocess.Popen]:
   flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
   environment = os.environ | {
     "XLA_FLAGS": flags,
@@ -46,12 +46,12 @@ def start(options, processes, devices, cache) -> list[subprocess.Popen]:
     subprocess.Popen(
       [
         *(sys.executable, "-m", "train", *options.split(), "--num-processes", str(processes)),
-        *("--coordinator", address, "--process-id", str(index), "--heartbeat-timeout", "10"),
+        *("--coordinator", address, "--process-id", str(index), "--heartbeat-timeout", "60"),
       ],
       cwd=REPOSITORY,
       env=environment,
       stdout=subprocess.DEVNULL,
-      stderr=subprocess.DEVNULL,
+      stderr=open(f"{errors}.{index}", "w"),
     )
     for index in range(processes)
   ]
@@ -73,14 +73,16 @@ def interrupt(processes, run_dir, step, number, rng) -> tuple[int, float]:
   """Waits for the step and a little more; returns who was hit, and how long the others lived."""
   while last_step(run_dir) < step:
     ended = [process.poll() for process in processes]
-    assert ended == [None] * len(processes), f"ended before the interruption: {ended}"
+    if ended != [None] * len(processes):
+      errors = [path.read_text() for path in sorted(run_dir.parent.glob("errors.*"))]
+      raise SystemExit(f"ended before the interruption with {ended}: {errors}")
     time.sleep(0.01)
   time.sleep(rng.uniform(0, 0.3))
   victim = rng.randrange(len(processes))
   processes[victim].send_signal(number)
   began = time.monotonic()
   for process in processes:
-    process.wait(timeout=120)
+    process.wait(timeout=600)
   return victim, time.monotonic() - began
 
 
@@ -99,10 +101,13 @@ def main() -> None:
 
     def begin(run_dir):
       options = f"{OPTIONS} --epochs {total_steps / 8} --run-dir {run_dir}"
-      return start(options, asked.processes, asked.devices, folder / "cache")
+      return start(options, asked.processes, asked.devices, folder / "cache", folder / "errors")
 
     def finish(processes):
-      assert [process.wait() for process in processes] == [0] * len(processes)
+      codes = [process.wait() for process in processes]
+      if any(codes):
+        errors = [path.read_text() for path in sorted(folder.glob("errors.*"))]
+        raise SystemExit(f"ended with {codes}: {errors}")
 
     finish(begin(whole))
     expected, begun, exact = lines(whole), 1, []

@@ -19,7 +19,7 @@ from train.checkpoint import Checkpoints
 from train.run_folder import RunFolder
 from train.setup import make_setup
 
-LAST = 20
+LAST = 15
 
 
 def last_state(folder):
@@ -71,12 +71,12 @@ def runs(tmp_path_factory) -> Runs:
   finish(begin("two", count=2))
   finish(begin("one", devices=8))
   with begin("hit", count=2) as run:
-    run.wait_for_step(folder / "hit", 3)
+    run.wait_for_step(folder / "hit", 2)
     run.signal(1, signal.SIGTERM)
     sigterm = run.ends()
   shutil.copytree(folder / "hit", folder / "fewer")
   with begin("hit", count=2) as run:
-    run.wait_for_step(folder / "hit", 13)
+    run.wait_for_step(folder / "hit", 8)
     run.signal(1, signal.SIGKILL)
     sigkill = run.ends(timeout=30)
   finish(begin("hit", count=2))
@@ -100,7 +100,7 @@ def test_two_processes_count_every_example_once(runs):
 @pytest.mark.slow
 def test_sigterm_to_one_process_stops_all_at_the_same_step(runs):
   assert [code for code, _, _ in runs.sigterm] == [128 + signal.SIGTERM] * 2
-  said = re.findall(r"stopped at step (\d+) of 20, which is saved", runs.sigterm[0][2])
+  said = re.findall(r"stopped at step (\d+) of 15, which is saved", runs.sigterm[0][2])
   assert len(said) == 1
   assert "stopped at" not in runs.sigterm[1][2]
   assert "goes on after step " + said[0] in runs.sigkill[0][1]
