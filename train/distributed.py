@@ -169,7 +169,11 @@ def _initialize(processes: Processes, saves_on_sigterm: bool) -> None:
   by_options = processes.num_processes is not None
   where = f" at {processes.coordinator}" if by_options else ""
   sentence = f"the processes of this run did not come together{where}"
-  advice = "start all of them, with the address of process 0 and a free port there"
+  advice = (
+    "start all of them, with the address of process 0 and a free port there"
+    if by_options
+    else "start all of them, or give --num-processes 1 to train in this one alone"
+  )
 
   def give_up():
     late = ConfigError(f"{sentence} within {processes.join_timeout} s: {advice}")

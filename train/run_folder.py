@@ -68,11 +68,12 @@ def open_run(config: Config, is_main_process: bool = True) -> Iterator[RunFolder
         f"another process is training in {folder.path}: stop it first, or choose another --run-dir"
       ) from None
     _save_or_compare(folder, config)
-    # By this the other processes of the run recognise the folder.
-    lock.truncate(0)
-    lock.write(secrets.token_hex(16))
-    lock.flush()
-    os.fsync(lock.fileno())
+    with _writing(folder.lock):
+      # By this the other processes of the run recognise the folder.
+      lock.truncate(0)
+      lock.write(secrets.token_hex(16))
+      lock.flush()
+      os.fsync(lock.fileno())
     yield folder
 
 
@@ -86,14 +87,19 @@ def _save_or_compare(folder: RunFolder, config: Config) -> None:
       )
   # Also when resuming: evaluation looks for the data where they are now.
   temporary = folder.config.with_suffix(".tmp")
-  try:
+  with _writing(folder.config):
     with open(temporary, "w") as file:
       file.write(to_json(config))
       file.flush()
       os.fsync(file.fileno())
     os.replace(temporary, folder.config)
+
+
+@contextlib.contextmanager
+def _writing(path: pathlib.Path) -> Iterator[None]:
+  try:
+    yield
   except OSError as error:
     raise ConfigError(
-      f"{folder.config} could not be written ({error.strerror}): free some space or choose "
-      "another --run-dir"
+      f"{path} could not be written ({error.strerror}): free some space or choose another --run-dir"
     ) from None
