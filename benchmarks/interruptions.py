@@ -32,9 +32,15 @@ OPTIONS = """configs/synthetic.py --model.name resnet18 --model.stem small --mod
 
 
 def start(options, processes, devices, cache, errors) -> list[subprocess.Popen]:
-  flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+  flags = [
+    f"--xla_force_host_platform_device_count={devices}",
+    "--xla_backend_optimization_level=0",
+    # A busy machine may keep a process waiting for long.
+    "--xla_cpu_collective_timeout_seconds=600",
+    "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+  ]
   environment = os.environ | {
-    "XLA_FLAGS": flags,
+    "XLA_FLAGS": " ".join(flags),
     "JAX_PLATFORMS": "cpu",
     "JAX_COMPILATION_CACHE_DIR": str(cache),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

@@ -10,9 +10,10 @@ import sys
 import time
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
-# Compiles several times faster.
+# Compiles several times faster; and waits for a process that a busy machine keeps waiting.
 QUICK = """--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
-  --xla_cpu_use_fusion_emitters=false"""
+  --xla_cpu_use_fusion_emitters=false --xla_cpu_collective_timeout_seconds=600
+  --xla_cpu_collective_call_terminate_timeout_seconds=600"""
 # 15 steps, about 5 to the epoch; saved after 6, 11 and 15; 41 examples, which no batch divides. The
 # learning rate is low because a higher one makes rounding grow from step to step.
 TINY = """configs/synthetic.py --model.name resnet18 --model.stem small --model.width 0.125
