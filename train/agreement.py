@@ -5,6 +5,8 @@ import json
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from train.config import Config, ConfigError, difference, from_json, to_json
 from train.data import Dataset
@@ -47,6 +49,22 @@ def require_agreement(config: Config, dataset: Dataset, folder: RunFolder) -> No
       f"run_dir {folder.path} of {who} is not the folder of process 0: choose a --run-dir on a "
       "file system that all machines share"
     )
+
+
+def meet(mesh: Mesh) -> None:
+  """Lets the devices of all processes meet along every axis, before anything takes long to compile.
+
+  Gloo, which carries collectives between CPUs, waits only 30 seconds for a process that is late to
+  the first one of a group of devices, and as long as `xla_cpu_collective_timeout_seconds` later.
+  """
+  if jax.process_count() == 1:
+    return
+  placed = [NamedSharding(mesh, spec) for spec in (P("data", "fsdp"), P(), P("fsdp"), P("data"))]
+  ones = jax.make_array_from_callback(
+    mesh.devices.shape, placed[0], lambda index: np.ones(mesh.devices.shape, np.float32)[index]
+  )
+  sums = jax.jit(lambda x: (x.sum(), x.sum(0), x.sum(1)), out_shardings=tuple(placed[1:]))
+  jax.block_until_ready(sums(ones))
 
 
 def _text(folder: RunFolder) -> str:

@@ -75,6 +75,7 @@ def evaluate_run(config, folder, which="latest") -> dict[int, dict[str, float]]:
   # Late, so that --help answers at once.
   import jax
 
+  from train.agreement import meet
   from train.checkpoint import Checkpoints
   from train.config import ConfigError
   from train.data import open_dataset
@@ -83,6 +84,7 @@ def evaluate_run(config, folder, which="latest") -> dict[int, dict[str, float]]:
 
   dataset = open_dataset(config.data)
   setup = make_setup(config, dataset.num_classes, dataset.num_train, for_training=False)
+  meet(setup.mesh)
   with Checkpoints(folder.checkpoints, read_only=True) as checkpoints:
     restored = checkpoints.restore(setup.abstract_state, which)
   if restored is None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 
 from train import sharding
-from train.agreement import require_agreement
+from train.agreement import meet, require_agreement
 from train.checkpoint import Checkpoints
 from train.command import Stopped
 from train.config import Config, ConfigError, flatten
@@ -59,6 +59,7 @@ def train(config: Config, should_stop: Callable[[int], bool] = lambda step: Fals
   with contextlib.ExitStack() as stack:
     folder = stack.enter_context(open_run(config, is_main))
     require_agreement(config, dataset, folder)
+    meet(setup.mesh)
     checkpoints = stack.enter_context(
       Checkpoints(folder.checkpoints, keep_latest=config.checkpoint.keep_latest)
     )
