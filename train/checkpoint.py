@@ -20,7 +20,7 @@ import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
-from orbax.checkpoint.checkpoint_managers import preservation_policy, save_decision_policy
+from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from train import checkpoint_files as files
 from train.checkpoint_files import Which, check_directory, read_extra
@@ -50,7 +50,6 @@ class Checkpoints:
     directory: holds one folder per step; made when it does not exist.
     keep_latest: how many of the newest checkpoints stay; the one with the highest metric `top1`
       stays as well.
-    save_every: steps between two checkpoints, for `should_save`.
     read_only: look at another process's run: nothing is written, moved or deleted.
 
   Raises:
@@ -62,7 +61,6 @@ class Checkpoints:
     directory: str | os.PathLike,
     *,
     keep_latest: int = 2,
-    save_every: int = 1,
     read_only: bool = False,
   ):
     self.directory = files.absolute(directory)
@@ -81,17 +79,9 @@ class Checkpoints:
       self.directory,
       item_names=("state", "record"),
       options=ocp.CheckpointManagerOptions(
-        save_decision_policy=save_decision_policy.AnySavePolicy(
-          [
-            save_decision_policy.FixedIntervalPolicy(save_every),
-            save_decision_policy.PreemptionCheckpointingPolicy(),
-          ]
-        ),
         preservation_policy=preservation_policy.AnyPreservationPolicy(
           [preservation_policy.LatestN(keep_latest), _Best(self._top1)]
         ),
-        # Otherwise every step would ask all processes whether a save is under way.
-        enable_should_save_is_saving_in_progress_check=False,
       ),
     )
 
@@ -112,17 +102,6 @@ class Checkpoints:
     """The newest step on disk or being written; None when there is none."""
     steps = self._manager.all_steps() if self._manager else files.saved_steps(self.directory)
     return max(steps, default=None)
-
-  def should_save(self, step: int) -> bool:
-    """Whether a checkpoint is due, by interval or preemption; ask at every step and process."""
-    return self._manager.should_save(step)
-
-  def reached_preemption(self, step: int) -> bool:
-    """Whether all processes must stop at this step because one of them got SIGTERM.
-
-    Always False without `jax.distributed.initialize`.
-    """
-    return self._manager.reached_preemption(step)
 
   def require_space(self, abstract_state: PyTree) -> None:
     """Raises ConfigError when the disk has no room for the checkpoints that this run will keep."""

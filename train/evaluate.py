@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from train.command import run_command
+from train.distributed import add_options, from_options, joined
 
 DESCRIPTION = """\
 Evaluates trained weights on a split of a data set, every example once, with each top_k of --top-k
@@ -69,11 +70,17 @@ def _parser() -> argparse.ArgumentParser:
   output.add_argument("--plot", metavar="FILE", help="also draw the accuracy: .png, .svg or .pdf")
   output.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
   output.add_argument("--force", action="store_true", help="replace files that exist")
+  add_options(parser)
   return parser
 
 
 def main(arguments: list[str]) -> None:
   options = _parser().parse_args(arguments)
+  with joined(from_options(options), saves_on_sigterm=False):
+    _evaluate(options)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
   # Late, so that --help answers at once.
   import jax
 

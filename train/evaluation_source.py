@@ -9,6 +9,7 @@ from pst_jax.commands import weights as places
 from pst_jax.convert.weights import Weights
 from pst_jax.inference import has_pst, preprocessing_of
 from train import sharding
+from train.agreement import meet
 from train.config import Config, ConfigError, DataConfig, ModelConfig
 from train.data import Dataset, open_dataset
 from train.evaluation import evaluate
@@ -150,5 +151,6 @@ def evaluate_weights(
     ConfigError: the images are too small, or a top_k is too large; a damaged image.
   """
   setup = make_setup(config, dataset.num_classes, dataset.num_train, for_training=False)
+  meet(setup.mesh)
   variables = jax.device_put(weights.variables, sharding.replicated(setup.mesh))
   return evaluate(setup, variables, dataset)

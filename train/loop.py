@@ -1,15 +1,19 @@
 """The training run: restore, step, log, evaluate, save."""
 
 import collections
+import contextlib
 import dataclasses
 import importlib.metadata
 import math
 import shlex
+from collections.abc import Callable
 
 import jax
 
 from train import sharding
+from train.agreement import meet, require_agreement
 from train.checkpoint import Checkpoints
+from train.command import Stopped
 from train.config import Config, ConfigError, flatten
 from train.data import Dataset, open_dataset, train_batches
 from train.evaluation import evaluate
@@ -36,11 +40,17 @@ class Result:
   accuracy: dict[int, dict[str, float]]
 
 
-def train(config: Config) -> Result:
+def train(config: Config, should_stop: Callable[[int], bool] = lambda step: False) -> Result:
   """Trains to the end of the schedule, from the newest checkpoint of the run folder if it has one.
+
+  Args:
+    config: the run.
+    should_stop: asked after every step: shall the run save and stop here? The same in all
+      processes; see `distributed.joined`.
 
   Raises:
     ConfigError: a mistake in the config, the data or the folder; a loss that is not finite.
+    Stopped: `should_stop` said so, and the state of that step is saved.
   """
   times = Times()
   dataset = open_dataset(config.data)
@@ -49,11 +59,14 @@ def train(config: Config) -> Result:
   # Before the folder is made: with a mistake in init_from there shall be no run.
   given, origin = initial_values(setup)
   profiler = Profiler(config, setup.total_steps, RunFolder(config.run_dir).profile, enabled=is_main)
-  with (
-    open_run(config, is_main) as folder,
-    profiler,
-    Checkpoints(folder.checkpoints, keep_latest=config.checkpoint.keep_latest) as checkpoints,
-  ):
+  with contextlib.ExitStack() as stack:
+    folder = stack.enter_context(open_run(config, is_main))
+    require_agreement(config, dataset, folder)
+    meet(setup.mesh)
+    stack.enter_context(profiler)
+    checkpoints = stack.enter_context(
+      Checkpoints(folder.checkpoints, keep_latest=config.checkpoint.keep_latest)
+    )
     checkpoints.require_space(setup.abstract_state)
     restored = checkpoints.restore(setup.abstract_state)
     state = restored.state if restored else setup.initial_state(given=given)
@@ -68,7 +81,8 @@ def train(config: Config) -> Result:
       for line in [_headline(setup, dataset, folder.path, first_step), *origin]:
         log.message(line)
       times.rest("startup")
-      state, accuracy = _steps(setup, dataset, checkpoints, log, times, profiler, state, first_step)
+      run = _Run(setup, dataset, checkpoints, log, times, profiler, should_stop)
+      state, accuracy = _steps(run, state, first_step)
       with times.measure("checkpoint"):
         checkpoints.wait()
       if accuracy is None:  # resumed after the last step
@@ -81,26 +95,40 @@ def train(config: Config) -> Result:
   return Result(state, accuracy)
 
 
-def _steps(setup, dataset, checkpoints, log, times, profiler, state, first_step):
-  config, accuracy = setup.config, None
+@dataclasses.dataclass(frozen=True)
+class _Run:
+  """What the steps of a run work with."""
+
+  setup: Setup
+  dataset: Dataset
+  checkpoints: Checkpoints
+  log: RunLog
+  times: Times
+  profiler: Profiler
+  should_stop: Callable[[int], bool]
+
+
+def _steps(run: _Run, state: TrainState, first_step: int):
+  setup, config, log, times = run.setup, run.setup.config, run.log, run.times
   # Whoever takes the weights elsewhere finds the names of the classes with them.
   extra = {
     "config": flatten(config),
     "versions": _versions(),
-    "class_names": dataset.class_names,
+    "class_names": run.dataset.class_names,
   }
-  pending = _Metrics(checkpoints)
-  batches = _Batches(setup, dataset, first_step)
+  pending, accuracy = _Metrics(run.checkpoints), None
+  batches = _Batches(setup, run.dataset, first_step)
   for step in range(first_step + 1, setup.total_steps + 1):
     with times.measure("data_wait"):
       batch = next(batches)
     # The first call compiles; later ones return at once, and the devices compute.
     with times.measure("compilation" if step == first_step + 1 else "compute"):
-      state, metrics = profiler.run(step, setup.train_step, state, batch)
+      state, metrics = run.profiler.run(step, setup.train_step, state, batch)
     pending.add(step, metrics)
     log.advance(step)
     evaluation_due = setup.is_due(step, config.eval_every_epochs)
-    save_due = setup.is_due(step, config.checkpoint.every_epochs)
+    stops = run.should_stop(step)
+    save_due = stops or setup.is_due(step, config.checkpoint.every_epochs)
     if step % config.log_every == 0 or evaluation_due or save_due:
       values = pending.check()
       if step % config.log_every == 0 or step == setup.total_steps:
@@ -109,12 +137,20 @@ def _steps(setup, dataset, checkpoints, log, times, profiler, state, first_step)
     measured = None
     if evaluation_due:
       with log.activity("evaluating"), times.measure("evaluation"):
-        accuracy = evaluate(setup, state.eval_variables, dataset)
+        accuracy = evaluate(setup, state.eval_variables, run.dataset)
       log.write(step, _flat(accuracy))
       measured = {"top1": accuracy[config.eval_top_k[0]]["top1"]}
     if save_due:
       with log.activity("saving"), times.measure("checkpoint"):
-        checkpoints.save(step, state, metrics=measured, extra=extra)
+        run.checkpoints.save(step, state, metrics=measured, extra=extra)
+    if stops and step < setup.total_steps:
+      run.checkpoints.wait()
+      raise Stopped(
+        f"stopped at step {step} of {setup.total_steps}, which is saved; give the same command "
+        "again to go on"
+        if jax.process_index() == 0
+        else ""
+      )
   return state, accuracy
 
 

@@ -3,6 +3,8 @@
 import contextlib
 import fcntl
 import os
+import pathlib
+import secrets
 from collections.abc import Iterator
 
 from train.config import Config, ConfigError, difference, from_json, to_json
@@ -15,6 +17,7 @@ class RunFolder:
   def __init__(self, path: str | os.PathLike):
     self.path = local_folder(path, "run_dir")
     self.config = self.path / "config.json"
+    self.lock = self.path / ".lock"
     self.checkpoints = self.path / "checkpoints"
     self.metrics = self.path / "metrics.jsonl"
     self.tensorboard = self.path / "tensorboard"
@@ -53,7 +56,7 @@ def open_run(config: Config, is_main_process: bool = True) -> Iterator[RunFolder
     return
   try:
     folder.path.mkdir(parents=True, exist_ok=True)
-    lock = open(folder.path / ".lock", "w")  # noqa: SIM115
+    lock = open(folder.lock, "a+")  # noqa: SIM115
   except OSError as error:
     raise ConfigError(
       f"run_dir {folder.path} cannot be written ({error.strerror}): choose another --run-dir"
@@ -67,6 +70,12 @@ def open_run(config: Config, is_main_process: bool = True) -> Iterator[RunFolder
         f"another process is training in {folder.path}: stop it first, or choose another --run-dir"
       ) from None
     _save_or_compare(folder, config)
+    with _writing(folder.lock):
+      # By this the other processes of the run recognise the folder.
+      lock.truncate(0)
+      lock.write(secrets.token_hex(16))
+      lock.flush()
+      os.fsync(lock.fileno())
     yield folder
 
 
@@ -80,14 +89,19 @@ def _save_or_compare(folder: RunFolder, config: Config) -> None:
       )
   # Also when resuming: evaluation looks for the data where they are now.
   temporary = folder.config.with_suffix(".tmp")
-  try:
+  with _writing(folder.config):
     with open(temporary, "w") as file:
       file.write(to_json(config))
       file.flush()
       os.fsync(file.fileno())
     os.replace(temporary, folder.config)
+
+
+@contextlib.contextmanager
+def _writing(path: pathlib.Path) -> Iterator[None]:
+  try:
+    yield
   except OSError as error:
     raise ConfigError(
-      f"{folder.config} could not be written ({error.strerror}): free some space or choose "
-      "another --run-dir"
+      f"{path} could not be written ({error.strerror}): free some space or choose another --run-dir"
     ) from None

@@ -166,15 +166,6 @@ def test_an_unknown_step_lists_the_steps(tmp_path):
     checkpoints.restore(abstract(small_state(0)), 7)
 
 
-def test_a_checkpoint_is_due_at_the_interval_and_once(tmp_path):
-  with Checkpoints(tmp_path, save_every=3) as checkpoints:
-    assert [s for s in range(1, 8) if checkpoints.should_save(s)] == [3, 6]
-    assert not any(checkpoints.reached_preemption(s) for s in range(1, 8))
-    checkpoints.save(6, small_state(6), metrics=None, extra={})
-    assert checkpoints.latest_step == 6
-    assert not checkpoints.should_save(6)
-
-
 # States that do not fit
 
 

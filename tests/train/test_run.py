@@ -18,6 +18,7 @@ import pst_jax
 from train import checkpoint_files, evaluation_source, loop
 from train import evaluate as evaluate_command
 from train.checkpoint import Checkpoints
+from train.command import Stopped
 from train.config import CheckpointConfig, Config, ConfigError, DataConfig, ModelConfig, OptimConfig
 from train.run_folder import RunFolder
 from train.setup import make_setup
@@ -265,6 +266,20 @@ def test_an_interrupted_run_goes_on_to_the_same_end(trained, tmp_path, step):
     loop.train(config_in(tmp_path))
   assert len(lines(tmp_path)) < len(lines(trained.folder))
   assert_same_run(tmp_path, loop.train(config_in(tmp_path)), trained)
+
+
+@pytest.mark.parametrize("stop", [6, 8])
+def test_a_stopped_run_is_saved_there_and_goes_on_to_the_same_end(trained, tmp_path, stop):
+  """At step 6 a checkpoint is due anyway."""
+  with pytest.raises(Stopped, match=f"stopped at step {stop} of 12, which is saved"):
+    loop.train(config_in(tmp_path), lambda step: step == stop)
+  assert steps_saved(tmp_path) == sorted({6, stop})
+  assert lines(tmp_path)[-1]["step"] == stop
+  assert_same_run(tmp_path, loop.train(config_in(tmp_path)), trained)
+
+
+def test_a_run_that_is_to_stop_at_its_last_step_ends_as_ever(trained, tmp_path):
+  assert_same_run(tmp_path, loop.train(config_in(tmp_path), lambda step: step == 12), trained)
 
 
 # Losses that are not finite

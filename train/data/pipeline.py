@@ -6,6 +6,7 @@ is installed, hence the imports of Grain inside the functions.
 
 import functools
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -197,6 +198,8 @@ def _read(batches, config: DataConfig, damage: DamageLog) -> Iterator[Batch]:
 def _start_worker(trainer: int, worker_index: int, worker_count: int) -> None:
   """Runs first in a worker process: makes it end when the trainer is gone, even by kill -9."""
   del worker_index, worker_count
+  # A scheduler tells every process of a job to end; the trainer still needs batches then.
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)
   _mark_flags_as_parsed()
 
   def watch() -> None:

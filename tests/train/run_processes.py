@@ -1,0 +1,108 @@
+"""Runs of one or several processes, each with fake devices, as a user starts them."""
+
+import dataclasses
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+# Compiles several times faster; and waits for a process that a busy machine keeps waiting.
+QUICK = """--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
+  --xla_cpu_use_fusion_emitters=false --xla_cpu_collective_timeout_seconds=600
+  --xla_cpu_collective_call_terminate_timeout_seconds=600"""
+# 15 steps, about 5 to the epoch; saved after 6, 11 and 15; 41 examples, which no batch divides. The
+# learning rate is low because a higher one makes rounding grow from step to step.
+TINY = """configs/synthetic.py --model.name resnet18 --model.stem small --model.width 0.125
+  --model.dtype float64 --model.dropout 0.1 --data.image-size 16 --data.crop shift
+  --data.max-shift 1 --data.synthetic-examples 41 --data.synthetic-classes 4 --data.threads 1
+  --batch-size 8 --epochs 3 --eval-batch-size 16 --eval-top-k 0 --eval-every-epochs 2
+  --ema-decay 0.9 --label-smoothing 0.1 --log-every 1 --checkpoint.every-epochs 1
+  --optim.learning-rate 0.001"""
+
+
+@dataclasses.dataclass
+class Run:
+  """Processes of one run; a context manager that leaves none behind."""
+
+  processes: list[subprocess.Popen]
+
+  def __enter__(self) -> "Run":
+    return self
+
+  def __exit__(self, *error) -> None:
+    for process in self.processes:
+      process.kill()
+      process.communicate()
+
+  def ends(self, timeout: float = 600) -> list[tuple[int, str, str]]:
+    """(exit code, stdout, stderr) of each, when all have ended."""
+    deadline = time.monotonic() + timeout
+    texts = [
+      process.communicate(timeout=max(1, deadline - time.monotonic())) for process in self.processes
+    ]
+    return [(p.returncode, *text) for p, text in zip(self.processes, texts, strict=True)]
+
+  def wait_for_step(self, run_dir, step: int) -> None:
+    """Until the step is logged, or a later one."""
+    path, deadline = pathlib.Path(run_dir) / "metrics.jsonl", time.monotonic() + 600
+    wanted = f'"step": {step},'
+    while wanted not in (path.read_text() if path.exists() else ""):
+      for process in self.processes:
+        assert process.poll() is None, process.communicate()
+      assert time.monotonic() < deadline
+      time.sleep(0.01)
+
+  def signal(self, index: int, number: int = signal.SIGTERM) -> None:
+    self.processes[index].send_signal(number)
+
+
+def start(
+  options: str, cache: str | os.PathLike, count: int = 1, devices: int = 4, module: str = "train"
+) -> Run:
+  """`python -m train OPTIONS` in `count` processes of this machine."""
+  environment = os.environ | {
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {' '.join(QUICK.split())}",
+    "JAX_PLATFORMS": "cpu",
+    "JAX_ENABLE_X64": "1",
+    # Kept compilations let all but the first start begin within seconds.
+    "JAX_COMPILATION_CACHE_DIR": str(cache),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  }
+  commands = [
+    [sys.executable, "-m", module, *f"{options} {flags}".split()] for flags in flags_of(count)
+  ]
+  return Run(
+    [
+      subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+      )
+      for command in commands
+    ]
+  )
+
+
+def flags_of(count: int) -> list[str]:
+  """The options by which the processes of one run find each other."""
+  if count == 1:
+    return [""]
+  address = f"localhost:{free_port()}"
+  return [
+    f"--coordinator {address} --num-processes {count} --process-id {index} "
+    "--heartbeat-timeout 60 --join-timeout 120"
+    for index in range(count)
+  ]
+
+
+def free_port() -> int:
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    return free.getsockname()[1]
