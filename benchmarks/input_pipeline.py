@@ -1,4 +1,4 @@
-"""Images per second of the training input pipeline against a plain Pillow loop, in one run.
+"""Images per second of the training input pipeline, against Pillow and tf.data, in one run.
 
     python -m benchmarks.input_pipeline
     python -m benchmarks.input_pipeline --quick    # one round: is all in order?
@@ -6,13 +6,16 @@
 Writes 512 JPEGs of about 500 x 375 pixels as a TFDS data set into a temporary folder, then reads it
 for training at 224 (random resized crop, mirroring) with 1 and 2 threads. The other side reads the
 same records and does torchvision's operations as Pillow calls (decode, convert, random box, crop,
-bilinear resize, mirror, array), one image after the other and in a pool of 2 threads. The sides
+bilinear resize, mirror, array), one image after the other and in a pool of 2 threads. Where
+TensorFlow is installed (pip install tensorflow-cpu), tf.data does those of Flax's ImageNet example
+too: decoding of the random box alone, bicubic resize, mirroring; from records in memory. The sides
 take turns, and the best of the rounds counts, so that other work on the machine hurts both alike;
 images per second of CPU time hardly depend on other work at all.
 """
 
 import argparse
 import contextlib
+import importlib.util
 import io
 import tempfile
 import time
@@ -87,6 +90,40 @@ def pillow_batches(records, config: DataConfig, map_: Callable) -> Iterator[np.n
       yield np.stack(list(map_(load, range(start, start + BATCH), seeds)))
 
 
+def tf_data_batches(encoded: list[bytes], config: DataConfig, threads: int) -> Iterator:
+  """The operations of Flax's ImageNet example for training, but for the normalisation."""
+  import tensorflow as tf
+
+  size = config.image_size
+
+  def load(image, seed):
+    top_left, crop, _ = tf.image.stateless_sample_distorted_bounding_box(
+      tf.io.extract_jpeg_shape(image),
+      tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
+      seed,
+      min_object_covered=0.1,
+      aspect_ratio_range=images.ASPECT_RATIOS,
+      area_range=(config.min_scale, 1.0),
+      max_attempts=images.CROP_TRIES,
+    )
+    window = tf.concat([top_left[:2], crop[:2]], axis=0)
+    image = tf.io.decode_and_crop_jpeg(image, window, channels=3)
+    image = tf.image.resize(image, (size, size), tf.image.ResizeMethod.BICUBIC)
+    return tf.image.stateless_random_flip_left_right(image, seed)
+
+  records = tf.data.Dataset.from_tensor_slices(encoded).repeat()
+  seeds = tf.data.Dataset.random().batch(2, drop_remainder=True)
+  examples = tf.data.Dataset.zip(records, seeds).map(load, num_parallel_calls=threads)
+  options = tf.data.Options()
+  options.threading.private_threadpool_size = threads
+  options.threading.max_intra_op_parallelism = 1
+  yield from examples.batch(BATCH).prefetch(1).with_options(options).as_numpy_iterator()
+
+
+def has_tensorflow() -> bool:
+  return importlib.util.find_spec("tensorflow") is not None
+
+
 def rates(start_side: Callable[[], Iterator]) -> np.ndarray:
   """Images per second and per second of CPU time, once the first batch is there.
 
@@ -128,6 +165,14 @@ def main() -> None:
       "this pipeline, 1 thread": lambda: ours(1),
       "this pipeline, 2 threads": lambda: ours(2),
     }
+    if has_tensorflow():
+      encoded = [dataset.train[index]["image"] for index in range(NUM_IMAGES)]
+      sides |= {
+        "tf.data, 1 thread": lambda: tf_data_batches(encoded, config, 1),
+        "tf.data, 2 threads": lambda: tf_data_batches(encoded, config, 2),
+      }
+    else:
+      print("tf.data is left out: TensorFlow is not installed (pip install tensorflow-cpu)")
     best = dict.fromkeys(sides, np.zeros(2))
     for _ in range(rounds):
       for name, start_side in sides.items():

@@ -23,7 +23,7 @@ from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from train import checkpoint_files as files
-from train.checkpoint_files import Which, check_directory, read_extra
+from train.checkpoint_files import Which, check_directory
 from train.checkpoint_read import (
   DamagedError,
   Restored,
@@ -36,7 +36,7 @@ from train.checkpoint_read import (
 from train.config import ConfigError
 from train.digest import digests
 
-__all__ = ["Checkpoints", "Restored", "check_directory", "read_extra"]
+__all__ = ["Checkpoints", "Restored", "check_directory"]
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +95,8 @@ class Checkpoints:
       if error is None:
         raise
       # The error that ends the run must reach the user; this one came after it.
-      _log.warning("%s", second)
+      if str(second) != str(error):
+        _log.warning("%s", second)
 
   @property
   def latest_step(self) -> int | None:

@@ -45,27 +45,6 @@ def check_directory(directory: str | os.PathLike, needed_bytes: int = 0) -> None
     )
 
 
-def read_extra(directory: str | os.PathLike, step: Which = "latest") -> dict:
-  """The `extra` of a checkpoint, without reading any array.
-
-  Raises:
-    ConfigError: there is no such checkpoint, or its record is damaged.
-  """
-  directory = absolute(directory)
-  candidates = steps_to_try(directory, step)
-  if not candidates:
-    raise ConfigError(
-      f"There is no checkpoint in {directory}; give the folder of a run that saved one."
-    )
-  try:
-    return read_record(directory, candidates[0])["extra"]
-  except ValueError as error:
-    raise ConfigError(
-      f"The checkpoint of step {candidates[0]} in {directory} is damaged ({short(error)}); "
-      f"choose another of the steps {saved_steps(directory)}."
-    ) from error
-
-
 def absolute(directory: str | os.PathLike) -> pathlib.Path:
   return pathlib.Path(directory).expanduser().absolute()
 

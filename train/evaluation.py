@@ -1,5 +1,8 @@
 """Accuracy over a whole split, every example counted exactly once."""
 
+import functools
+import operator
+
 import jax
 
 from train import sharding
@@ -21,18 +24,15 @@ def evaluate(setup: Setup, variables: dict, dataset: Dataset) -> dict[int, dict[
   # The last rows of a batch may be padding, so any size can be rounded up to what devices divide.
   devices = setup.mesh.size
   batch_size = -(-setup.config.eval_batch_size // devices) * devices
-  totals = None
-  for batch in eval_batches(
+  batches = eval_batches(
     dataset,
     setup.config.data,
     batch_size=batch_size,
     host_index=jax.process_index(),
     host_count=jax.process_count(),
-  ):
-    sums = jax.device_get(setup.eval_step(variables, sharding.put_batch(batch, setup.mesh)))
-    # Summed on the host in Python's numbers: float32 stops counting at 16 million.
-    sums = jax.tree.map(lambda value: value.item(), sums)
-    totals = sums if totals is None else jax.tree.map(lambda a, b: a + b, totals, sums)
+  )
+  sums = (setup.eval_step(variables, sharding.put_batch(batch, setup.mesh)) for batch in batches)
+  totals = functools.reduce(_add, _one_behind(sums))
   return {
     top_k: {
       "top1": total["top1"] / total["count"],
@@ -42,3 +42,22 @@ def evaluate(setup: Setup, variables: dict, dataset: Dataset) -> dict[int, dict[
     }
     for top_k, total in totals.items()
   }
+
+
+def _one_behind(sums):
+  """On the host, each when the devices work on the next one already."""
+  last = None
+  for newest in sums:
+    if last is not None:
+      yield _numbers(last)
+    last = newest
+  yield _numbers(last)
+
+
+def _numbers(sums):
+  """As Python's numbers: sums in float32 stop counting at 16 million."""
+  return jax.tree.map(lambda value: value.item(), jax.device_get(sums))
+
+
+def _add(totals, sums):
+  return jax.tree.map(operator.add, totals, sums)

@@ -46,10 +46,6 @@ class Setup:
   train_step: Any
   eval_step: Any
 
-  def steps(self, epochs: float) -> int:
-    """At least one step."""
-    return max(1, round(epochs * self.steps_per_epoch))
-
   def is_due(self, step: int, every_epochs: float) -> bool:
     """Whether `step` completes a multiple of `every_epochs`, or the run."""
     every = every_epochs * self.steps_per_epoch

@@ -23,7 +23,7 @@ from saved_states import (
   steps_in,
 )
 
-from train.checkpoint import Checkpoints, read_extra
+from train.checkpoint import Checkpoints
 from train.config import ConfigError
 from train.digest import digests
 
@@ -105,12 +105,6 @@ def test_extra_and_metrics_come_back(tmp_path):
   assert restored.extra == {"sizes": [1, 2], "ways": {"3": "x"}}
   assert restored.metrics["top1"] == 0.5
   assert np.isnan(restored.metrics["loss"])
-
-
-def test_extra_is_readable_without_the_arrays(tmp_path):
-  save_steps(tmp_path, [1, 2])
-  shutil.rmtree(tmp_path / "2" / "state")
-  assert read_extra(tmp_path, 2) == read_extra(tmp_path) == {"step": 2}
 
 
 @pytest.mark.parametrize("devices", [1, 8])
