@@ -1,7 +1,6 @@
 """Saving and restoring: digests, devices, what is kept, processes."""
 
 import json
-import shutil
 import socket
 import subprocess
 import sys
