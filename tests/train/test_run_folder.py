@@ -22,7 +22,7 @@ def no_training(monkeypatch):
 
   def make(config, *arguments):
     state = {"x": jax.ShapeDtypeStruct((10**6,), "float32")}
-    return types.SimpleNamespace(config=config, abstract_state=state)
+    return types.SimpleNamespace(config=config, abstract_state=state, total_steps=100, mesh=None)
 
   monkeypatch.setattr(loop, "make_setup", make)
 
