@@ -23,7 +23,8 @@ import time
 from train.checkpoint_files import read_record, saved_steps
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
-CLOCK = ("data_wait_seconds", "images_per_second")
+CLOCK = ("_seconds", "images_per_second")
+"""How the names of figures end that differ from run to run."""
 OPTIONS = """configs/synthetic.py --model.name resnet18 --model.stem small --model.width 0.125
   --model.dropout 0.1 --data.image-size 8 --data.crop shift --data.max-shift 1
   --data.synthetic-examples 64 --data.synthetic-classes 4 --data.threads 1 --batch-size 8
@@ -68,7 +69,7 @@ def lines(run_dir) -> list[dict]:
   path = run_dir / "metrics.jsonl"
   text = path.read_text() if path.exists() else ""
   found = [json.loads(line) for line in text.split("\n")[:-1]]
-  return [{name: x for name, x in line.items() if name not in CLOCK} for line in found]
+  return [{name: x for name, x in line.items() if not name.endswith(CLOCK)} for line in found]
 
 
 def last_step(run_dir) -> int:
