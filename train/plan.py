@@ -129,6 +129,11 @@ def _counts(config, options) -> tuple[int, int]:
     found = KNOWN.get(config.data.dataset) if config.data.train_split == "train" else None
     if found is None:
       raise ConfigError(f"{error} Or give --num-train and --num-classes") from None
+    images, classes = found
+    print(
+      f"{config.data.dataset} is not in {config.data.data_dir}: the plan is for its {images:,} "
+      f"training images and {classes:,} classes, unless --num-train and --num-classes say otherwise"
+    )
   return given[0] or found[0], given[1] or found[1]
 
 

@@ -39,7 +39,9 @@ class Memory:
 
   @property
   def total(self) -> int:
-    return self.arguments + self.outputs + self.temporaries + self.code
+    held = self.arguments + self.outputs + self.temporaries
+    # Where the step itself takes little, the peak holds more than these.
+    return max(held, self.peak) + self.code
 
 
 @dataclasses.dataclass(frozen=True)

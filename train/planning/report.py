@@ -187,4 +187,7 @@ def _ms(seconds: float) -> str:
 def _duration(days: float) -> str:
   if days >= 1:
     return f"{days:,.1f} days"
-  return f"{days * 24:,.1f} hours" if days * 24 >= 1 else f"{days * 24 * 60:,.1f} minutes"
+  for unit, count in (("hours", 24), ("minutes", 24 * 60)):
+    if days * count >= 1:
+      return f"{days * count:,.1f} {unit}"
+  return f"{days * _DAY:,.1f} seconds"

@@ -4,6 +4,7 @@ import pytest
 from programs import ALL_REDUCE, FITTING, operation, program, step
 
 from train.planning import report
+from train.planning.compiling import Memory
 from train.planning.topologies import find_slice
 
 V5E = find_slice("v5e:4x4")
@@ -49,7 +50,12 @@ def test_the_text_says_what_is_the_compilers_and_what_an_estimate(fitting):
   assert "nothing ran on a TPU" in text
   (limit,) = [line for line in text.splitlines() if "<- the limit" in line]
   assert limit.split()[0] == "memory"
-  assert "10 epochs = 1,000 steps" in text
+  assert "10 epochs = 1,000 steps: at least 10.0 seconds" in text
+
+
+def test_a_step_needs_its_peak_where_that_is_more_than_what_it_holds():
+  assert Memory(arguments=1, outputs=0, temporaries=2, code=10, peak=7).total == 17
+  assert Memory(arguments=4, outputs=1, temporaries=4, code=10, peak=7).total == 19
 
 
 def test_a_step_that_does_not_fit_says_what_it_needs_and_what_there_is():
