@@ -174,6 +174,13 @@ class Config:
 # Fields that change neither the result nor the record of a run, so that a resumed run may differ.
 RESUME_MAY_CHANGE = frozenset(
   {
+    # They change the rounding, as the number of devices does, for which they are chosen.
+    "accumulation_steps",
+    "eval_batch_size",
+    "fsdp",
+    "model.remat",
+    "model.remat_policy",
+    # They change nothing.
     "run_dir",
     "profile_steps",
     "data.data_dir",

@@ -128,6 +128,11 @@ def test_the_difference_shows_old_and_new_values():
 
 def test_what_does_not_change_the_result_may_differ():
   new = changed(
+    accumulation_steps=2,
+    eval_batch_size=8,
+    fsdp=2,
+    model__remat=True,
+    model__remat_policy="convolutions",
     run_dir="elsewhere",
     profile_steps="3:4",
     data__data_dir="elsewhere",
@@ -143,7 +148,8 @@ def test_what_does_not_change_the_result_may_differ():
 def test_every_other_field_must_stay():
   free = {"run_dir", "data.data_dir", "data.threads", "data.workers", "data.prefetch"}
   free |= {"data.on_bad_image", "profile_steps"}
-  free |= {"checkpoint.keep_latest"}
+  free |= {"checkpoint.keep_latest", "accumulation_steps", "eval_batch_size", "fsdp"}
+  free |= {"model.remat", "model.remat_policy"}
   fields = set(schema.flatten(Config()))
   fixed = {
     name
