@@ -220,11 +220,13 @@ def _flat(accuracy):
 
 def _headline(setup, dataset, path, first_step):
   config, platform = setup.config, setup.mesh.devices.flat[0].platform
+  is_finished = first_step == setup.total_steps
+  start = f"finished at step {first_step}" if is_finished else f"goes on after step {first_step}"
   return (
     f"{config.model.name} on {config.data.dataset}: {dataset.num_train} training and "
     f"{dataset.num_eval} evaluation images, {dataset.num_classes} classes; "
     f"{setup.total_steps} steps of {config.batch_size} images on {setup.mesh.size} {platform} "
-    f"device(s)\n{path}: {f'goes on after step {first_step}' if first_step else 'a new run'}"
+    f"device(s)\n{path}: {start if first_step else 'a new run'}"
   )
 
 

@@ -196,7 +196,7 @@ def test_a_finished_run_is_evaluated_and_not_trained_on(trained, copied, capsys)
   result = loop.train(config)
   assert_same_run(folder, result, trained)
   out = capsys.readouterr().out
-  assert "goes on after step 12" in out
+  assert "finished at step 12" in out
   assert f"top-1 with top_k=1  {100 * trained.accuracy[1]['top1']:.2f} % of 24" in out
   # The folder's name has a space: what is proposed can be pasted into a shell all the same.
   assert f"Next:\n  python -m train.evaluate '{folder}' --top-k 1\n" in out
