@@ -108,7 +108,7 @@ def make_setup(
     schedule,
     config,
     make_gradients(model, config, mesh),
-    gather=lambda params: jax.lax.with_sharding_constraint(params, whole),
+    gather=lambda params: sharding.gather(params, shardings.params, mesh),
     scatter=lambda grads: jax.lax.with_sharding_constraint(grads, shardings.params),
   )
   eval_models = {top_k: model.clone(top_k=top_k) for top_k in config.eval_top_k}

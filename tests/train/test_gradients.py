@@ -28,16 +28,39 @@ def setup_of(devices, group_size=2, **fields):
   return make_setup(config, 10, 320, jax.devices()[:devices])
 
 
-def test_devices_meet_once_a_step_whatever_the_depth_and_the_micro_batches(monkeypatch):
+@pytest.fixture
+def program_of(monkeypatch):
+  """(setup) -> what a device does in a step."""
   monkeypatch.setattr(pst_jax, "compiler_options", lambda platform=None: OPTIONS)
+
+  def compiled(setup):
+    place = batch_sharding(setup.mesh)
+    batch = {
+      "image": jax.ShapeDtypeStruct((32, 8, 8, 3), jnp.uint8, sharding=place),
+      "label": jax.ShapeDtypeStruct((32,), jnp.int32, sharding=place),
+    }
+    step = setup.train_step.lower(setup.abstract_state, batch).compile()
+    return read_program(parse(step.as_text()))
+
+  return compiled
+
+
+def test_split_parameters_come_together_in_one_exchange(program_of):
+  setup = setup_of(8, fsdp=4)
+  gathered = [
+    each for each, _ in program_of(setup).collectives if each.kind.startswith("all-gather")
+  ]
+  split = [
+    leaf for leaf in jax.tree.leaves(setup.abstract_state.params) if "fsdp" in leaf.sharding.spec
+  ]
+  assert len(split) > 1
+  assert len(gathered) == 1
+  assert gathered[0].bytes == sum(leaf.size for leaf in split)  # a quarter of 4 bytes each
+
+
+def test_devices_meet_once_a_step_whatever_the_depth_and_the_micro_batches(program_of):
   setup = setup_of(8, accumulation_steps=2)
-  place = batch_sharding(setup.mesh)
-  batch = {
-    "image": jax.ShapeDtypeStruct((32, 8, 8, 3), jnp.uint8, sharding=place),
-    "label": jax.ShapeDtypeStruct((32,), jnp.int32, sharding=place),
-  }
-  compiled = setup.train_step.lower(setup.abstract_state, batch).compile()
-  program = read_program(parse(compiled.as_text()))
+  program = program_of(setup)
   assert {(each.kind, count) for each, count in program.collectives} == {("all-reduce", 1)}
   # What is summed: gradients, running statistics, the loss.
   state = setup.abstract_state
