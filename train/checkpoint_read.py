@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import pathlib
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -121,12 +122,14 @@ def kind(leaf) -> list:
 
 @contextlib.contextmanager
 def garbage_unreported():
-  """Orbax leaves failed reads to the garbage collector, which has their tracebacks printed."""
+  """Orbax leaves failed reads to the garbage collector: nothing of them is to be printed."""
   hook, logger = sys.unraisablehook, logging.getLogger("asyncio")
   sys.unraisablehook = lambda _: None
   logger.addFilter(_drop)
   try:
-    yield
+    with warnings.catch_warnings():
+      warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+      yield
   finally:
     sys.unraisablehook = hook
     logger.removeFilter(_drop)
