@@ -1,6 +1,5 @@
 """What an evaluation reports: a table, a plot of accuracy against top_k, JSON."""
 
-import contextlib
 import dataclasses
 import io
 import json
@@ -9,9 +8,9 @@ import os
 import pathlib
 
 from pst_jax.commands.convert import described
-from pst_jax.convert.atomic import atomic_write, check_free
 from pst_jax.convert.metadata import Metadata
 from train.config import ConfigError, DataConfig
+from train.output_file import check_output, write_output
 
 PLOT_FORMATS = (".png", ".svg", ".pdf")
 _WIDTH = 50
@@ -46,10 +45,9 @@ class Subject:
 
 def check_outputs(plot: str | None, json_file: str | None, *, force: bool) -> None:
   """Raises ConfigError if `write_plot` or `write_json` could not write there."""
-  with _explained():
-    for path in (plot, json_file):
-      if path:
-        check_free(path, force=force)
+  for path in (plot, json_file):
+    if path:
+      check_output(path, force=force)
   if not plot:
     return
   if pathlib.Path(plot).suffix.lower() not in PLOT_FORMATS:
@@ -137,14 +135,5 @@ def write_plot(path: str | None, subject: Subject, accuracy: Accuracy, *, force:
 
 
 def _write(path: str | os.PathLike, content: bytes, force: bool) -> None:
-  with _explained(), atomic_write(path, force=force) as file:
-    file.write(content)
+  write_output(path, content, force=force)
   print(f"written: {path}")
-
-
-@contextlib.contextmanager
-def _explained():
-  try:
-    yield
-  except ValueError as error:
-    raise ConfigError(str(error)) from None

@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import json
 import os
-import pathlib
 import sys
 
 from train.command import run_command
@@ -32,9 +31,13 @@ def main(arguments: list[str]) -> None:
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
   from train import config as schema
   from train.__main__ import parse
+  from train.output_file import check_output, write_output
   from train.planning import report, topologies
   from train.planning.compiling import compile_step
 
+  if options.json:
+    # Not after minutes of compiling.
+    check_output(options.json, force=True)
   where = topologies.find_slice(options.topology)
   config = parse(schema.load_file(arguments[0]), arguments[0], overrides)
   if options.batch_per_chip:
@@ -51,7 +54,8 @@ def main(arguments: list[str]) -> None:
   if options.operations and step.fits:
     print(report.heaviest(step, where, options.operations))
   if options.json:
-    _write(options.json, report.figures(step, where))
+    content = json.dumps(report.figures(step, where), indent=2) + "\n"
+    write_output(options.json, content.encode(), force=True)
 
 
 def _parser():
@@ -135,13 +139,6 @@ def _counts(config, options) -> tuple[int, int]:
       f"training images and {classes:,} classes, unless --num-train and --num-classes say otherwise"
     )
   return given[0] or found[0], given[1] or found[1]
-
-
-def _write(path: str, figures: dict) -> None:
-  file = pathlib.Path(path)
-  temporary = file.with_name(f".{file.name}.part")
-  temporary.write_text(json.dumps(figures, indent=2) + "\n")
-  os.replace(temporary, file)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,14 @@ def test_a_wrong_topology_ends_in_one_sentence():
   assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_file_that_cannot_be_written_is_found_before_anything_is_compiled(tmp_path):
+  options = ("--topology", "v5e:2x2", "--json", str(tmp_path / "nowhere" / "plan.json"))
+  done = plan("configs/synthetic.py", *options)
+  assert done.returncode == 2
+  assert "nowhere does not exist; make it first" in done.stderr
+  assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.fixture(scope="module")
 def tiny_plan(tmp_path_factory):
   pytest.importorskip("libtpu", reason="needs the TPU compiler (pst_jax[tpu-plan])")
