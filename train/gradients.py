@@ -1,5 +1,6 @@
 """Loss and gradients of a batch: in one piece, or on every device alone and in micro-batches."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -112,3 +113,10 @@ def check_parts(config: Config, num_devices: int) -> None:
       f"a device sees {part} examples at a time, but data.mixup and data.cutmix mix pairs: choose "
       "a batch_size (and accumulation_steps) that leaves an even number"
     )
+
+
+def smallest_share(config: Config) -> int:
+  """A device's share of the batch passes `check_parts` if it is a multiple of these examples."""
+  group = config.model.batch_norm_group_size or 1
+  pairs = 2 if config.data.mixup or config.data.cutmix else 1
+  return config.accumulation_steps * math.lcm(group, pairs)

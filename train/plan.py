@@ -89,8 +89,9 @@ def _parser():
 
 def with_largest_batch(config, num_classes, where, devices):
   from train.config import ConfigError
+  from train.gradients import smallest_share
   from train.planning.compiling import compile_step
-  from train.planning.search import largest_that_fits, smallest_share
+  from train.planning.search import largest_that_fits
 
   unit = smallest_share(config) * where.num_devices
 

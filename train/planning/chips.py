@@ -36,7 +36,6 @@ class Chip:
   usable_bytes: of it, what a program may use.
   hbm_bandwidth: bytes/s of a chip.
   link_bandwidth: bytes/s of one link between two chips in one direction.
-  links: of a chip in a full torus.
   devices: of JAX in a chip; each has an equal part of it.
   clock: cycles/s; None: not published.
   shapes: slices that are offered.
@@ -52,7 +51,6 @@ class Chip:
   usable_bytes: float
   hbm_bandwidth: float
   link_bandwidth: float
-  links: int
   devices: int
   clock: float | None
   shapes: tuple[str, ...]
@@ -71,7 +69,6 @@ CHIPS = {
       usable_bytes=30.75 * GIB,
       hbm_bandwidth=1200e9,
       link_bandwidth=45e9,  # SCALING_BOOK; the documentation of v4 has no figure
-      links=6,
       devices=1,
       clock=None,
       shapes=_CUBES,
@@ -86,7 +83,6 @@ CHIPS = {
       usable_bytes=15.75 * GIB,
       hbm_bandwidth=819e9,
       link_bandwidth=400e9 / 8,  # 400 GB/s both ways over 4 links
-      links=4,
       devices=1,
       clock=1.5e9,  # SCALING_BOOK
       shapes=_SQUARES,
@@ -100,7 +96,6 @@ CHIPS = {
       usable_bytes=95.73 * GIB,
       hbm_bandwidth=2765e9,
       link_bandwidth=1200e9 / 12,
-      links=6,
       devices=1,
       clock=None,
       shapes=(*_CUBES, "16x16x16", "16x16x24"),
@@ -114,7 +109,6 @@ CHIPS = {
       usable_bytes=31.24 * GIB,
       hbm_bandwidth=1638e9,
       link_bandwidth=800e9 / 8,
-      links=4,
       devices=1,
       clock=None,
       shapes=_SQUARES,
@@ -128,7 +122,6 @@ CHIPS = {
       usable_bytes=2 * 94.74 * GIB,
       hbm_bandwidth=7380e9,
       link_bandwidth=1200e9 / 12,
-      links=6,
       devices=2,
       clock=None,
       shapes=_CUBES,

@@ -3,18 +3,9 @@
 import math
 from collections.abc import Callable
 
-from train.config import Config
-
 MOST_TRIES = 12
-# A batch beyond this many images a chip is no plan, even where a tiny network would fit.
-MOST_IMAGES = 2**16
-
-
-def smallest_share(config: Config) -> int:
-  """Images of a device that every share must be a multiple of, as BatchNorm and mixing need it."""
-  group = config.model.batch_norm_group_size or 1
-  pairs = 2 if config.data.mixup or config.data.cutmix else 1
-  return config.accumulation_steps * math.lcm(group, pairs)
+# A count beyond this is no plan, even where a tiny network would fit.
+MOST_COUNT = 2**16
 
 
 def largest_that_fits(
@@ -32,7 +23,7 @@ def largest_that_fits(
     usable: bytes that there are.
     resolution: share of the count that is close enough.
   """
-  seen, fits, fails = {0: 0}, 0, MOST_IMAGES + 1
+  seen, fits, fails = {0: 0}, 0, MOST_COUNT + 1
   count = max(1, start)
   for _ in range(MOST_TRIES):
     does, seen[count] = bytes_at(count)
