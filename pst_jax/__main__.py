@@ -1,85 +1,66 @@
-"""python -m pst_jax COMMAND: the library from the command line."""
+"""pst_jax COMMAND, or python -m pst_jax COMMAND: the library from the command line."""
 
-import argparse
-import contextlib
-import io
-import os
+# A command imports what it needs when it runs: --help answers at once.
+import importlib
 import signal
 import sys
 
-from pst_jax.commands import convert, export, inspect, models, predict
+from pst_jax import terminal
+from pst_jax.errors import UserError, refuse_empty, report
 
-# name: (what it does, function that adds its arguments, function that runs it)
+# name, which is also that of the module in `pst_jax.commands`: what it does
 COMMANDS = {
-  "models": ("list the networks and what they cost", models.add_arguments, models.run),
-  "convert": ("turn weights into another form", convert.add_arguments, convert.run),
-  "export": ("turn a network into StableHLO to deploy it", export.add_arguments, export.run),
-  "inspect": ("show what a file of weights holds", inspect.add_arguments, inspect.run),
-  "predict": ("name what is on images", predict.add_arguments, predict.run),
+  "models": "list the networks and what they cost",
+  "convert": "turn weights into another form",
+  "export": "turn a network into StableHLO to deploy it",
+  "inspect": "show what a file of weights holds",
+  "predict": "name what is on images",
+  "benchmark": "measure what the fine branch costs",
 }
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
+def parse(arguments: list[str]):
   """The options of a command line, with the function to call as `run`; exits for --help."""
+  import argparse
+
+  import pst_jax
+
   parser = argparse.ArgumentParser(
-    prog="python -m pst_jax", description="Pyramid Sparse Transformer for JAX."
+    prog="pst_jax", description="Pyramid Sparse Transformer for JAX."
   )
+  parser.add_argument("-V", "--version", action="version", version=f"pst_jax {pst_jax.__version__}")
   subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-  for name, (summary, add_arguments, run) in COMMANDS.items():
+  for name, summary in COMMANDS.items():
     subparser = subparsers.add_parser(name, help=summary)
-    add_arguments(subparser)
-    subparser.set_defaults(run=run)
+    if name in arguments:
+      command = importlib.import_module(f"pst_jax.commands.{name}")
+      subparser.description = command.DESCRIPTION
+      subparser.formatter_class = argparse.RawDescriptionHelpFormatter
+      command.add_arguments(subparser)
+      subparser.set_defaults(run=command.run)
   return parser.parse_args(arguments)
-
-
-_FILES = ("dest", "csv", "json", "topk_overlay")
-"""Options that name a file to write."""
-
-
-class _PatientOutput(io.TextIOBase):
-  """Standard output that goes nowhere once its reader, such as `head`, has left."""
-
-  def __init__(self, stream):
-    self._stream = stream
-
-  def write(self, text: str) -> int:
-    with _without_reader(self._stream):
-      self._stream.write(text)
-    return len(text)
-
-  def flush(self) -> None:
-    with _without_reader(self._stream):
-      self._stream.flush()
-
-
-@contextlib.contextmanager
-def _without_reader(stream):
-  """A reader that leaves ends what is done inside, and is no error, nor at Python's exit."""
-  try:
-    yield
-  except BrokenPipeError:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def main(arguments: list[str]) -> int:
   """Runs one command and returns the exit code: 0, 2 for a user's mistake, 130 for Ctrl-C."""
-  options = parse(arguments)
-  # Whoever asked for a file gets it, also behind `| head -1`; else there is nothing left to do.
-  writes = any(getattr(options, name, None) for name in _FILES)
-  output = _PatientOutput(sys.stdout) if writes else sys.stdout
   try:
-    with _without_reader(output), contextlib.redirect_stdout(output):
+    with terminal.command_line():
+      options = parse(arguments)
+      refuse_empty(options)
       options.run(options)
-      sys.stdout.flush()
-  except (ValueError, OSError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
+  except (UserError, OSError) as error:
+    return report(error)
   except KeyboardInterrupt:
-    return 130
+    return 128 + signal.SIGINT
   return 0
 
 
-if __name__ == "__main__":
+def entry() -> None:
+  """The console script `pst_jax`."""
   # A polite kill cleans up as Ctrl-C does: no temporary file stays.
   signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
   sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+  entry()

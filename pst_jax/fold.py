@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from pst_jax.errors import UserError
 from pst_jax.layers import Layer
 
 
@@ -23,10 +24,10 @@ def fold_batch_norm(module: Layer, variables: Mapping) -> tuple[Layer, dict]:
     the originals for training and for `pst_jax.convert`.
 
   Raises:
-    ValueError: the module is folded already.
+    UserError: the module is folded already.
   """
   if module.folded:
-    raise ValueError(
+    raise UserError(
       f"this {type(module).__name__} is folded already: use its variables as they are"
     )
   params = _fold(variables["params"], variables.get("batch_stats", {}), module.epsilon)
@@ -36,15 +37,9 @@ def fold_batch_norm(module: Layer, variables: Mapping) -> tuple[Layer, dict]:
 def _fold(params, statistics, epsilon):
   if not isinstance(params, Mapping):
     return params
-  if "bn" in params:
-    return _fold_conv_norm(params, statistics["bn"], epsilon)
-  return {name: _fold(child, statistics.get(name, {}), epsilon) for name, child in params.items()}
-
-
-def _fold_conv_norm(params, statistics, epsilon):
-  norm = params["bn"]
+  if "bn" not in params:
+    return {name: _fold(child, statistics.get(name, {}), epsilon) for name, child in params.items()}
+  norm, statistics = params["bn"], statistics["bn"]
   factor = norm["scale"] * (statistics["var"] + epsilon) ** -0.5
-  return {
-    "conv": {"kernel": params["conv"]["kernel"] * factor},
-    "bias": norm["bias"] - statistics["mean"] * factor,
-  }
+  kernel = params["conv"]["kernel"] * factor
+  return {"conv": {"kernel": kernel}, "bias": norm["bias"] - statistics["mean"] * factor}

@@ -3,6 +3,7 @@
 import argparse
 
 from pst_jax.commands import source
+from pst_jax.errors import UserError
 
 DESCRIPTION = """\
 Converts the weights of a network, and proves it: every entry is matched, and DEST is read back and
@@ -16,16 +17,14 @@ SOURCE is one of
   FOLDER                     that this command wrote
 DEST is one of
   weights.safetensors
-  weights.pt, weights.pth    a state dict for load_state_dict(strict=True); needs the extra torch
+  weights.pt, weights.pth    a state dict for load_state_dict(strict=True); needs PyTorch
   FOLDER                     a name without an ending: an Orbax checkpoint that a training run
-                             starts from (--init-from FOLDER); needs the extra train
+                             starts from (--init-from FOLDER); needs Orbax
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the options of the command."""
-  parser.description = DESCRIPTION
-  parser.formatter_class = argparse.RawDescriptionHelpFormatter
   parser.add_argument("source", metavar="SOURCE", help="what to read")
   parser.add_argument("dest", metavar="DEST", help="what to write")
   source.add_arguments(parser)
@@ -33,23 +32,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--verify",
     action="store_true",
     help="run the network in Flax and in PyTorch, coarse and fine, and print how far the logits "
-    "differ; needs the extra torch",
+    "differ; needs PyTorch",
   )
   parser.add_argument("--force", action="store_true", help="replace DEST if it exists")
 
 
 def run(options: argparse.Namespace) -> None:
-  """Converts as the options of `add_arguments` say, and prints the report.
+  """Converts as the options of `add_arguments` say; prints the report.
 
-  Raises:
-    ValueError, OSError: a mistake of the user; DEST is as it was before.
+  DEST stays as it was before where this raises UserError.
   """
   # Late, so that --help answers at once.
-  from pst_jax.commands import weights as places
+  from pst_jax.convert import io
+  from pst_jax.convert.metadata import described
   from pst_jax.convert.verify import require_torch
 
   # What can be found out at once must not wait for the reading.
-  places.check_destination(options.dest, force=options.force)
+  io.check_destination(options.dest, force=options.force)
   if options.verify:
     require_torch()
   weights = source.read(options.source, options)
@@ -57,24 +56,13 @@ def run(options: argparse.Namespace) -> None:
   _line("entries", _matched(weights))
   if options.verify:
     _verify(weights)
-  places.write(options.dest, weights, force=options.force)
-  _check_written(options.dest, weights, places.read(options.dest))
+  io.write(options.dest, weights, force=options.force)
+  _check_written(options.dest, weights, io.read(options.dest))
   _line("written", f"{options.dest}, read back: every entry equal to the bit")
 
 
 def _line(name: str, text: str) -> None:
   print(f"{name:9s}{text}", flush=True)
-
-
-def described(metadata) -> str:
-  """What weights are, in one line."""
-  options = metadata.options
-  parts = [metadata.model, f"{options['num_classes']} classes"]
-  if (options["stem"], options["width"]) != ("imagenet", 1.0):
-    parts.append(f"stem {options['stem']}, width {options['width']:g}")
-  if metadata.step is not None:
-    parts.append(f"step {metadata.step}")
-  return ", ".join([*parts, {"ema": "moving average", "params": "parameters"}[metadata.weights]])
 
 
 def _matched(weights) -> str:
@@ -104,7 +92,7 @@ def _verify(weights) -> None:
       f"of logits with standard deviation {result.deviation:.2e}"
     )
     if not result.is_good:
-      raise ValueError(f"the two networks differ ({text}), so nothing was written: report this")
+      raise UserError(f"the two networks differ ({text}), so nothing was written: report this")
     _line("verified", text)
 
 
@@ -119,7 +107,7 @@ def _check_written(dest, weights, written) -> None:
     map(is_equal, *(map(np.asarray, jax.tree.leaves(w.variables)) for w in (weights, written)))
   )
   if not same or written.metadata != weights.metadata:
-    raise ValueError(
+    raise UserError(
       f"{dest}: what was written does not read back as it was: check the disk, then convert again "
       "with --force"
     )

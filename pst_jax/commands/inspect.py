@@ -5,6 +5,9 @@ import collections
 import pathlib
 import textwrap
 
+from pst_jax.errors import UserError
+from pst_jax.wording import listed
+
 DESCRIPTION = """\
 Shows what a file of weights holds: its form, the network, entries, types, parameters, and the
 metadata that travel with it. FILE is a .pt, .pth or .safetensors of anybody (nothing of it is run),
@@ -14,35 +17,28 @@ a run folder, or a folder that `python -m pst_jax convert` wrote.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the options of the command."""
-  parser.description = DESCRIPTION
-  parser.formatter_class = argparse.RawDescriptionHelpFormatter
   parser.add_argument("file", metavar="FILE", help="what to look at")
 
 
 def run(options: argparse.Namespace) -> None:
-  """Prints what the file holds.
-
-  Raises:
-    ValueError, OSError: it is no file of weights, is damaged, or is refused.
-  """
+  """Prints what the file holds."""
   # Late, so that --help answers at once.
-  from pst_jax.commands import weights as places
-  from pst_jax.convert.weights import describe
+  from pst_jax.convert.io import describe, read_as_is
 
-  file = places.read_as_is(options.file)
+  file = read_as_is(options.file)
   lines = {"form": file.form, **_content(file)}
   try:
     lines |= _known(describe(file, pathlib.Path(options.file).name))
-  except ValueError as error:
+  except UserError as error:
     lines["model"] = f"not recognised: {error}"
   for name, text in {**lines, **_said(file)}.items():
     print(textwrap.fill(text, 100, initial_indent=f"{name:15s}", subsequent_indent=" " * 15))
 
 
 def _content(file) -> dict[str, str]:
-  from pst_jax.convert.pickle_globals import printable
+  from pst_jax.convert.formats.pickle_globals import printable
+  from pst_jax.convert.io import not_finite
   from pst_jax.convert.state_dict import COUNTER
-  from pst_jax.convert.weights import not_finite
 
   kinds = collections.Counter()
   for name, array in file.state_dict.items():
@@ -62,18 +58,15 @@ _KINDS = {"running_mean": "statistics", "running_var": "statistics", "num_batche
 
 
 def _known(metadata) -> dict[str, str]:
-  from pst_jax.commands.convert import described
+  from pst_jax.convert.metadata import described
 
-  images = "not stated"
-  if metadata.preprocessing is not None:
-    images = ", ".join(f"{name} {value}" for name, value in metadata.preprocessing.items())
-  classes = "not stated" if metadata.class_names is None else _some(metadata.class_names)
+  images, classes = metadata.preprocessing, metadata.class_names
   return {
     "model": described(metadata),
     "source": _safe(metadata.source),
     "trained with": f"top_k {metadata.top_k}",
-    "preprocessing": images,
-    "classes": classes,
+    "preprocessing": "not stated" if images is None else _pairs(images),
+    "classes": "not stated" if classes is None else _some(classes),
     "versions": _pairs(metadata.versions),
   }
 
@@ -98,12 +91,11 @@ def _pairs(values) -> str:
   return ", ".join(f"{_safe(name)} {_safe(value)}" for name, value in values.items())
 
 
-def _some(texts, most: int = 10) -> str:
-  more = f" and {len(texts) - most} more" if len(texts) > most else ""
-  return ", ".join(map(_safe, texts[:most])) + more
+def _some(texts) -> str:
+  return listed(map(_safe, texts), 10)
 
 
 def _safe(value) -> str:
-  from pst_jax.convert.pickle_globals import printable
+  from pst_jax.convert.formats.pickle_globals import printable
 
   return printable(str(value))

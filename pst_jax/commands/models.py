@@ -1,19 +1,24 @@
-"""python -m pst_jax models: the networks, what they cost, and what each is."""
+"""pst_jax models: the networks, what they cost, and what each is."""
 
 import argparse
+import fnmatch
+import importlib.resources
+import json
 
-from pst_jax.models import check_model_name, create_model, list_models, summarize
-from pst_jax.models.summary import UNIT
+from pst_jax.errors import UserError
 
 DESCRIPTION = """\
-Lists the networks with their parameters (at 1000 classes) and what they compute per image. Nothing
-is downloaded or run.
+Lists the networks with their parameters and what they compute per image. Nothing is downloaded or
+run.
 
-  python -m pst_jax models                            all of them
-  python -m pst_jax models 'resnet*'                  those whose names match a shell pattern
-  python -m pst_jax models --summary resnet18_pst     where the parameters and FLOPs of one lie
-  python -m pst_jax models '*pst' --top-k 8           with the fine branch of PST on
+  pst_jax models                            all of them
+  pst_jax models 'resnet*'                  those whose names match a shell pattern
+  pst_jax models --summary resnet18_pst     where the parameters and FLOPs of one lie
+  pst_jax models '*pst' --top-k 8           with the fine branch of PST on
 """
+
+TABLE = "models/costs.json"
+"""Costs by name, inside this package: what `tools/model_costs.py` wrote, a test compares it."""
 
 NOTES = {
   "r18-cls-pst": "the paper's ResNet-18 with PST: bottleneck blocks 2-2-2-2 as in resnet26, SiLU",
@@ -32,13 +37,20 @@ NOTES = {
   "resnet34_pst": "resnet34 with PST, for torchvision's weights in the backbone",
   "resnet50_pst": "resnet50 with PST, for torchvision's weights in the backbone",
   "resnet101_pst": "resnet101 with PST, for torchvision's weights in the backbone",
+  "r18-pst": "the paper's detector on ResNet-18 with PST: bottleneck blocks 2-2-2-2, SiLU",
+  "r50-pst": "the paper's detector on ResNet-50 with PST",
+  "r101-pst": "the paper's detector on ResNet-101 with PST",
+  "yolo11n-pst": "the authors' YOLO11 detector with PST and area attention, nano",
+  "yolo11s-pst": "the authors' YOLO11 detector with PST and area attention, small",
+  "yolo11m-pst": "the authors' YOLO11 detector with PST and area attention, medium",
+  "yolo11n": "the plain YOLO11 detector, nano: the control for yolo11n-pst",
+  "yolo11s": "the plain YOLO11 detector, small: the control for yolo11s-pst",
+  "yolo11m": "the plain YOLO11 detector, medium: the control for yolo11m-pst",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the options of the command."""
-  parser.description = DESCRIPTION
-  parser.formatter_class = argparse.RawDescriptionHelpFormatter
   parser.add_argument(
     "pattern",
     metavar="PATTERN",
@@ -58,9 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--image-size",
     type=int,
-    default=224,
     metavar="PIXELS",
-    help="side of the image that FLOPs are counted for (default: %(default)s)",
+    help="side of the image that FLOPs are counted for (default: 224; detectors: 640)",
   )
   parser.add_argument(
     "--top-k",
@@ -73,41 +84,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-  """Prints the table, the summaries, or both if both were asked for.
+  """Prints the table, the summaries, or both if both were asked for."""
+  if options.summary:
+    from pst_jax.models import check_model_name
 
-  Raises:
-    ValueError: no network matches, or the image is too small or has fewer than top_k tokens.
-  """
-  for name in options.summary:
-    check_model_name(name)
+    for name in options.summary:
+      check_model_name(name)
+  costs = stored_costs()
   if options.pattern is not None or not options.summary:
-    _print_table(options.pattern or "*", options)
+    _print_table(options.pattern or "*", costs, options)
   for name in options.summary:
-    print(f"{name}: {NOTES[name]}\n{_summarize(name, options, options.depth)}\n")
+    print(f"{name}: {NOTES[name]}\n{_summarize(name, costs[name], options, options.depth)}\n")
 
 
-def _summarize(name, options, depth):
-  return summarize(create_model(name, top_k=options.top_k), options.image_size, depth=depth)
+def stored_costs() -> dict[str, dict[str, int]]:
+  """{name: {"parameters", "flops", "image_size", "num_classes"}} of every network.
+
+  FLOPs are those of one image of `image_size`, with `top_k` 0.
+  """
+  return json.loads(importlib.resources.files("pst_jax").joinpath(TABLE).read_text())
 
 
-def _print_table(pattern, options):
-  names = list_models(pattern)
+def _image_size(cost, options):
+  return cost["image_size"] if options.image_size is None else options.image_size
+
+
+def _summarize(name, cost, options, depth):
+  from pst_jax.models import create_model, summarize
+
+  model = create_model(name, num_classes=cost["num_classes"], top_k=options.top_k)
+  return summarize(model, _image_size(cost, options), depth=depth)
+
+
+def _print_table(pattern, costs, options):
+  names = fnmatch.filter(costs, pattern)
   if not names:
-    raise ValueError(
+    raise UserError(
       f"no network matches {pattern!r}: give a pattern such as '*pst*', or one of these names: "
-      f"{', '.join(list_models())}"
+      f"{', '.join(costs)}"
     )
-  width = max(len(name) for name in names)
-  rows = (_row(name, width, options) for name in names)
+  width = max(map(len, names))
+  rows = (_row(name, width, costs[name], options) for name in names)
   first = next(rows)  # A size that does not fit fails here, before anything is printed.
-  print(f"{'name':{width}}  {'parameters':>10}  {'GFLOPs':>6}  what it is\n{first}")
+  print(f"{'name':{width}}  {'parameters':>10}  {'GFLOPs':>6}  {'image':>5}  what it is\n{first}")
   for row in rows:
     print(row, flush=True)
-  size = options.image_size
-  print(f"\n{UNIT}; image {size}x{size}, top_k {options.top_k}.")
+  print(
+    f"\nGFLOPs of one image of that side, top_k {options.top_k}: 2 x the multiply-adds of "
+    "convolutions and matrix products."
+  )
+  print("Parameters are those at 1000 classes, of detectors at COCO's 80.")
   print("torchvision (GFLOPS) and timm (GMACs) count the multiply-adds: half of these numbers.")
 
 
-def _row(name, width, options):
-  summary = _summarize(name, options, depth=0)
-  return f"{name:{width}}  {summary.parameters:10,}  {summary.flops / 1e9:6.2f}  {NOTES[name]}"
+def _row(name, width, cost, options):
+  parameters, flops, size = cost["parameters"], cost["flops"], _image_size(cost, options)
+  if options.top_k or size != cost["image_size"]:
+    summary = _summarize(name, cost, options, depth=0)
+    parameters, flops = summary.parameters, summary.flops
+  return f"{name:{width}}  {parameters:10,}  {flops / 1e9:6.2f}  {size:5}  {NOTES[name]}"

@@ -1,36 +1,42 @@
-"""python -m pst_jax predict WEIGHTS IMAGE...: the likeliest classes of images."""
+"""python -m pst_jax predict WEIGHTS IMAGE...: the likeliest classes of images, or boxes on them."""
 
 import argparse
 import csv
 import io
+import itertools
 import json
-import pathlib
+import math
+import operator
 from collections.abc import Iterator
 
-from pst_jax.commands import source
+from pst_jax.commands import source, task_options
+from pst_jax.commands.image_files import drawing_files, image_files
+from pst_jax.errors import ImageError, UserError, describe
+from pst_jax.files import check_free, write_output
+from pst_jax.install import how_to_install
 
 DESCRIPTION = """\
-Names what is on images: the likeliest classes of each, with their probabilities. Images are
-prepared as the weights' metadata say, exactly as in the evaluation of a training run (orientation
-tags of cameras are ignored there too).
+Names what is on images: with a classifier the likeliest classes of each and their probabilities,
+with a detector boxes (x1, y1, x2, y2 in pixels of the picture) with classes and scores. Images are
+prepared as the weights' metadata say, exactly as in the evaluation of a training run: a classifier
+ignores the orientation tags of cameras, a detector turns the picture upright and letterboxes it.
 
   python -m pst_jax predict runs/digits digit.png
   python -m pst_jax predict weights.safetensors photos/ --csv photos.csv
   python -m pst_jax predict weights.pt cat.jpg --top-k 8 --topk-overlay cat_tokens.png
+  python -m pst_jax predict yolo11n_pst.pt photos/ --draw drawn --json boxes.json --score 0.4
 
-Needs the extra train (OpenCV).
+An image that cannot be read is named at the end; the others are predicted. Needs OpenCV.
 """
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-BATCH_SIZE = 16
+SMALLEST_DRAWING = 480
+"""Pixels of the long side of a drawn picture: names of boxes would hide a smaller one."""
 OVERLAY_TOP_K = 8
 """Tokens that an overlay shows of weights that were trained without the fine branch."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the options of the command."""
-  parser.description = DESCRIPTION
-  parser.formatter_class = argparse.RawDescriptionHelpFormatter
   parser.add_argument("source", metavar="WEIGHTS", help=source.DESCRIPTION)
   parser.add_argument(
     "images", metavar="IMAGE", nargs="+", help="image files, or folders: all images in them, sorted"
@@ -43,189 +49,210 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     f"it was trained, or {OVERLAY_TOP_K} for an overlay)",
   )
   parser.add_argument(
+    "--selection",
+    metavar="RULE",
+    default="top_k",
+    help="the rule that picks them: a name of pst_jax.ops.SELECTIONS, or module:function",
+  )
+  parser.add_argument(
     "--topk-overlay",
     metavar="OUT",
     help="draw over the picture which tokens each head opened and where it attended: OUT.png for "
     "one image, a folder for several",
   )
   parser.add_argument(
-    "--top", type=int, default=5, metavar="N", help="classes to name (default: 5)"
+    "--image-size",
+    type=int,
+    metavar="S",
+    help="side of the square that the network sees (default: as evaluated)",
+  )
+  classifiers = parser.add_argument_group("classifiers")
+  classifiers.add_argument("--top", type=int, metavar="N", help="classes to name (default: 5)")
+  detectors = task_options.add_thresholds(parser)
+  detectors.add_argument(
+    "--draw",
+    metavar="OUT",
+    help="draw the boxes with their classes: OUT.png for one image, a folder for several",
   )
   parser.add_argument("--csv", metavar="FILE", help="also write the predictions as a table")
-  parser.add_argument("--json", metavar="FILE", help="also write the predictions as JSON")
+  parser.add_argument(
+    "--json",
+    metavar="FILE",
+    help="also write the predictions as JSON, with the tokens that were opened",
+  )
   source.add_arguments(parser)
   parser.add_argument("--force", action="store_true", help="replace files that exist")
 
 
 def run(options: argparse.Namespace) -> None:
-  """Predicts as the options of `add_arguments` say.
-
-  Raises:
-    ValueError, OSError: a mistake of the user.
-  """
-  if options.top < 1:
-    raise ValueError(f"--top is {options.top}, but it must be a whole number from 1")
+  """Predicts as the options of `add_arguments` say."""
+  if options.top is not None and options.top < 1:
+    raise UserError(f"--top is {options.top}, but it must be a whole number from 1")
+  task_options.check_thresholds(options)
   # What can be found out at once must not wait for the reading.
-  paths = list(_image_files(options.images))
-  overlays = _overlay_files(options.topk_overlay, paths)
+  paths = list(image_files(options.images))
+  overlays = drawing_files("--topk-overlay", options.topk_overlay, paths, "_tokens.png")
+  drawings = drawing_files("--draw", options.draw, paths, "_boxes.png")
   tables = [path for path in (options.csv, options.json) if path]
-  # A folder for overlays is made with the first of them.
-  _check_free([*tables, *(file for file in overlays if file.parent.is_dir())], options.force)
-  results = _predict(options, paths, overlays)
-  for path, form in ((options.csv, _as_csv), (options.json, _as_json)):
-    if path:
-      _write(path, form(results).encode(), options.force)
+  # A folder for drawings is made with the first of them.
+  drawn = [file for file in (*overlays, *drawings) if file.parent.is_dir()]
+  for path in (*tables, *drawn):
+    check_free(path, force=options.force)
+  answers, results, broken = _predict(options, paths, overlays, drawings)
+  for path, form in ((options.csv, as_csv), (options.json, as_json)):
+    if path and results:
+      write_output(path, form(answers, results).encode(), force=options.force)
+  if broken:
+    raise UserError(_summary(broken, len(paths)))
 
 
-def _image_files(names: list[str]) -> Iterator[pathlib.Path]:
-  for name in names:
-    path = pathlib.Path(name)
-    if not path.exists():
-      raise ValueError(f"{name}: there is no such file or folder; check the path")
-    if not path.is_dir():
-      yield path
-      continue
-    found = sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES)
-    if not found:
-      raise ValueError(
-        f"{name}: this folder holds no images ({', '.join(SUFFIXES)}): give one that does"
-      )
-    yield from found
+def _summary(broken: list[str], count: int) -> str:
+  """One sentence about the images that could not be read."""
+  if len(broken) == count == 1:
+    return broken[0]
+  others = "; the others are predicted" if len(broken) < count else ""
+  more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+  return f"{len(broken)} of {count} images: {'; '.join(broken[:3])}{more}{others}"
 
 
-def _overlay_files(out: str | None, paths: list[pathlib.Path]) -> list[pathlib.Path]:
-  """Where the overlay of each image goes; none if none was asked for."""
-  if out is None:
-    return []
-  is_file = pathlib.Path(out).suffix.lower() == ".png"
-  if is_file and len(paths) > 1:
-    raise ValueError(
-      f"--topk-overlay {out} is one file, but there are {len(paths)} images: give a folder"
-    )
-  if is_file:
-    return [pathlib.Path(out)]
-  if pathlib.Path(out).is_file():
-    raise ValueError(f"--topk-overlay {out} is a file, but no .png: give OUT.png or a folder")
-  files = [pathlib.Path(out) / f"{path.stem}_tokens.png" for path in paths]
-  twice = next((file for file in files if files.count(file) > 1), None)
-  if twice:
-    raise ValueError(
-      f"two of the images would both be drawn as {twice}: predict them one folder at a time"
-    )
-  return files
+def _predict(options, paths, overlays, drawings) -> tuple:
+  """Prints the predictions and draws.
 
+  Returns:
+    What answers, what CSV and JSON hold, and a sentence about each image that could not be read.
+  """
+  from pst_jax.convert.metadata import described
+  from pst_jax.inference.class_names import class_names
+  from pst_jax.inference.predictions import compiled
+  from pst_jax.inference.tasks import predictor_of
+  from pst_jax.models import task_of
 
-def _check_free(paths: list, force: bool) -> None:
-  from pst_jax.convert.atomic import check_free
+  try:
+    import cv2  # noqa: F401
+  except ImportError as error:
+    raise UserError(
+      f"predicting reads images with OpenCV ({error}): {how_to_install('opencv-python-headless')}"
+    ) from None
+  from pst_jax.commands.answers import Boxes, Classes
+  from pst_jax.inference.drawing import draw_boxes, encode_png
+  from pst_jax.inference.overlay import draw_overlay
 
-  for path in paths:
-    check_free(path, force=force)
-
-
-def _write(path, data: bytes, force: bool) -> None:
-  from pst_jax.convert.atomic import atomic_write
-
-  with atomic_write(path, force=force) as file:
-    file.write(data)
-
-
-def _predict(options, paths, overlays) -> list[dict]:
-  """Prints the predictions, draws the overlays, and returns what CSV and JSON hold."""
-  import numpy as np
-
-  from pst_jax.commands.convert import described
-  from pst_jax.inference import Classifier
-  from pst_jax.predict import class_names, compiled, likeliest
-
-  prepare = _preparation()
   weights = source.read(options.source, options)
   facts, top_k = weights.metadata, options.top_k
   if overlays and top_k is None:
     top_k = facts.top_k or OVERLAY_TOP_K
   if overlays and top_k == 0:
-    raise ValueError("--topk-overlay shows the fine branch, which --top-k 0 leaves off: give 8")
-  classifier = Classifier.from_weights(weights, top_k=top_k)
+    raise UserError("--topk-overlay shows the fine branch, which --top-k 0 leaves off: give 8")
+  task_options.check_task(options, facts.model)
+  predictor = predictor_of(
+    weights,
+    top_k=top_k,
+    selection=options.selection,
+    image_size=options.image_size,
+    **task_options.thresholds(options),
+  )
+  count = 5 if options.top is None else options.top
+  answers = {"classification": Classes(count), "detection": Boxes()}[task_of(facts.model)]
   names = class_names(facts)
-  print(f"{options.source}: {described(facts)}, top_k {classifier.network.top_k}")
-  _print_assumptions(facts, names)
-  network = compiled(classifier, explained=bool(overlays))
-  results, size = [], min(BATCH_SIZE, len(paths))
-  for start in range(0, len(paths), size):
-    batch = paths[start : start + size]
-    images = np.stack([prepare(path, classifier.preprocessing) for path in batch])
-    padding = np.zeros((size - len(batch), *images.shape[1:]), np.uint8)
-    outputs = network(np.concatenate([images, padding]))
-    logits, choice = outputs if overlays else (outputs, None)
-    for i, path in enumerate(batch):
-      predictions = likeliest(np.asarray(logits[i]), names, options.top)
-      results.append({"image": str(path), "predictions": predictions})
-      _print(path, predictions)
-      if overlays:
-        tokens = [np.asarray(part[i]) for part in choice]
-        drawing = _draw(images[i], tokens, classifier.network.stem, path.name, predictions)
-        overlays[start + i].parent.mkdir(parents=True, exist_ok=True)
-        _write(overlays[start + i], drawing, options.force)
-  return results
+  print(f"{options.source}: {described(facts)}, top_k {predictor.network.top_k}")
+  _print_assumptions(facts, names, predictor.preprocessing)
+  explained = bool(predictor.network.top_k and (overlays or options.json))
+  network = compiled(predictor, explained=explained)
+  strides = predictor.token_strides if explained else ()
+  results, broken = [], []
+  images = _readable(paths, answers, predictor.preprocessing, broken)
+  for number, prepared, told in _one_by_one(network, images, min(answers.batch_size, len(paths))):
+    told, choices = told if explained else (told, ())
+    seen = answers.find(told, names)
+    found = answers.on_picture(seen, prepared)
+    results.append({"image": str(paths[number]), "found": found})
+    if explained:
+      results[-1]["opened"] = [_opened(*each) for each in zip(choices, strides, strict=True)]
+    print(f"\n{paths[number]}")
+    for line in answers.lines(found):
+      print(f"  {line}".rstrip(), flush=True)
+    title = paths[number].name
+    if drawings:
+      picture = answers.drawn(prepared.picture, title, found)
+      scale = math.ceil(SMALLEST_DRAWING / max(prepared.picture.shape))
+      _write_drawing(drawings[number], encode_png(draw_boxes(picture, scale)), options.force)
+    if overlays:
+      picture = answers.drawn(prepared.image, title, seen)
+      drawing = draw_overlay(picture, choices, strides=strides, lines=answers.beside(seen))
+      _write_drawing(overlays[number], encode_png(drawing), options.force)
+  return answers, results, broken
 
 
-def _preparation():
-  """(path, preprocessing) -> the uint8 image that the network sees, cut as the evaluation cuts."""
-  try:
-    from train.config import DataConfig
-    from train.data import images
-  except ImportError as error:
-    raise ValueError(
-      f"predicting reads images with OpenCV ({error}): pip install 'pst_jax[train]'"
-    ) from None
+def _opened(choice, stride: int) -> dict:
+  """Which tokens each head of a PST module opened, for JSON."""
+  tokens = [[token for token in head.tolist() if token >= 0] for head in choice.selected]
+  return {"stride": stride, "tokens": tokens}
 
-  def prepare(path, facts):
+
+def _one_by_one(network, images, size: int) -> Iterator[tuple]:
+  """(number, `Prepared`, what the network returned for it) of every image; runs full batches."""
+  import jax
+  import numpy as np
+
+  while batch := list(itertools.islice(images, size)):
+    stacked = np.stack([prepared.image for _, prepared in batch])
+    padding = np.zeros((size - len(batch), *stacked.shape[1:]), np.uint8)
+    outputs = jax.tree.map(np.asarray, network(np.concatenate([stacked, padding])))
+    for i, (number, prepared) in enumerate(batch):
+      yield number, prepared, jax.tree.map(operator.itemgetter(i), outputs)
+
+
+def _readable(paths, answers, facts, broken: list[str]) -> Iterator[tuple]:
+  """(number, `Prepared`) of the images that can be read; notes the others."""
+  for number, path in enumerate(paths):
     try:
-      image = images.decode(path.read_bytes())
-    except ValueError as error:
-      raise ValueError(f"{path}: this is no image, or a damaged one ({error})") from None
-    config = DataConfig(image_size=facts["image_size"], eval_crop=facts["eval_crop"])
-    return images.evaluation_crop(image, config)
-
-  return prepare
-
-
-def _draw(image, tokens, stem, title, predictions) -> bytes:
-  from pst_jax.models.network import STRIDE
-  from pst_jax.overlay import draw_overlay, encode_png
-
-  drawing = draw_overlay(image, *tokens, stride=STRIDE[stem], title=title, predictions=predictions)
-  return encode_png(drawing)
+      prepared = answers.prepare(path.read_bytes(), facts)
+    except OSError as error:
+      broken.append(describe(error))
+    except ImageError as error:
+      broken.append(f"{path}: this is no image, or a damaged one ({error})")
+    else:
+      yield number, prepared
 
 
-def _print_assumptions(facts, names) -> None:
+def _write_drawing(path, png: bytes, force: bool) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  write_output(path, png, force=force)
+
+
+def _print_assumptions(facts, names, preprocessing) -> None:
+  from pst_jax.inference.class_names import whose_names
+
   if facts.preprocessing is None:
-    print("The weights say nothing of preprocessing: torchvision's for ImageNet is taken.")
-  if facts.class_names is None and names is not None:
-    print("The weights name no classes: there are 1000, so they are taken to be ImageNet's.")
+    shown = ", ".join(f"{name} {value}" for name, value in preprocessing.items())
+    print(f"The weights say nothing of preprocessing: this is taken: {shown}.")
   if names is None:
     print("The weights name no classes: their numbers are printed.")
+  elif facts.class_names is None:
+    taken = f"there are {len(names)}, so they are taken to be {whose_names(facts)}"
+    print(f"The weights name no classes: {taken}.")
 
 
-def _print(path, predictions) -> None:
-  print(f"\n{path}")
-  for index, name, probability in predictions:
-    # A file may bring any name, also one that would steer the terminal.
-    shown = "".join(c if c.isprintable() else "?" for c in name or "")
-    print(f"  {100 * probability:6.2f} %  {index:4d}  {shown}".rstrip(), flush=True)
-
-
-def _as_csv(results) -> str:
+def as_csv(answers, results) -> str:
+  """The results as a table: a row for every class or box."""
   text = io.StringIO()
   writer = csv.writer(text, lineterminator="\n")
-  writer.writerow(["image", "rank", "index", "name", "probability"])
+  writer.writerow(["image", "rank", *answers.columns])
   for result in results:
-    for rank, (index, name, probability) in enumerate(result["predictions"], start=1):
-      writer.writerow([result["image"], rank, index, name, f"{probability:.6g}"])
+    for rank, each in enumerate(result["found"], start=1):
+      writer.writerow([result["image"], rank, *answers.row(each)])
   return text.getvalue()
 
 
-def _as_json(results) -> str:
+def as_json(answers, results) -> str:
+  """The results as JSON: an entry for every image.
+
+  "opened" has, for each PST module, the pixels to a side of a coarse token, as the network sees the
+  image, and the tokens that each head opened, as row * columns + column.
+  """
   plain = [
-    {"image": r["image"], "predictions": [p._asdict() for p in r["predictions"]]} for r in results
+    {"image": r["image"], answers.key: [each._asdict() for each in r["found"]]}
+    | {name: r[name] for name in ("opened",) if name in r}
+    for r in results
   ]
   return json.dumps(plain, indent=2, ensure_ascii=False) + "\n"

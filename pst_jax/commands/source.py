@@ -2,6 +2,8 @@
 
 import argparse
 
+from pst_jax.errors import UserError
+
 DESCRIPTION = "a run folder, .pt, .pth or .safetensors, or a folder that `convert` wrote"
 
 
@@ -11,7 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--model", metavar="NAME", help="the network, one of `python -m pst_jax models`, if need be"
   )
   parser.add_argument(
-    "--step", metavar="N", help="of a run folder: a step, latest or best by top-1 (default: latest)"
+    "--step",
+    metavar="N",
+    help="of a run folder: a step, latest, or the best by its first evaluation (default: latest)",
   )
   parser.add_argument(
     "--weights",
@@ -21,13 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read(path: str, options: argparse.Namespace):
-  """The `Weights` at `path` that the options of `add_arguments` choose.
+  """The `Weights` at `path` that the options of `add_arguments` choose; see `convert.io.read`."""
+  # Late, so that --help answers at once.
+  from pst_jax.convert import io
 
-  Raises:
-    ValueError, OSError: there are none, or they cannot be used.
-  """
-  from pst_jax.commands import weights as places
-
-  step = None if options.step is None else places.parse_step(options.step)
+  step = options.step
+  if step not in (None, "latest", "best"):
+    if not (step.isascii() and step.isdigit() and len(step) < 19):
+      raise UserError(f"--step is {step!r}, but it must be latest, best or the number of a step")
+    step = int(step)
   ema = {None: None, "params": False, "ema": True}[options.weights]
-  return places.read(path, model=options.model, step=step, ema=ema)
+  return io.read(path, model=options.model, step=step, ema=ema)

@@ -2,11 +2,12 @@
 
 import dataclasses
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pst_jax.convert.pickle_globals import printable
+from pst_jax.convert.formats.pickle_globals import printable
+from pst_jax.errors import UserError
 
 SCHEMA_KEY, SCHEMA = "pst_jax_weights", 1
 """The entry that tells our block from anybody's."""
@@ -18,16 +19,18 @@ class Metadata:
 
   Attributes:
     model: a name of `list_models()`.
-    options: {"num_classes", "stem", "width"}, for `create_model`.
+    options: for `create_model`: {"num_classes": 10, "stem": "small", "width": 0.5} or some of them.
     source: name of the file or folder that they came from first.
     weights: `params`, or `ema` for their moving average.
     step: training steps that led to them; None: unknown.
     top_k: coarse tokens of the fine branch while they were trained.
-    preprocessing: {"image_size", "eval_crop", "mean", "std"} as in the trainer's config; None: the
-      source does not say.
+    preprocessing: how images are prepared, in the words of the trainer's config: for classification
+      {"image_size", "eval_crop", "mean", "std"}, for detection {"image_size", "mean", "std"}, the
+      last two if need be; None: the source does not say.
     class_names: in the order of the logits; None: the source does not say.
     num_batches_tracked: value of PyTorch's BatchNorm counters.
     versions: of pst_jax, jax and flax, when the block was made.
+    task: what the network does.
   """
 
   model: str
@@ -40,6 +43,7 @@ class Metadata:
   class_names: tuple[str, ...] | None = None
   num_batches_tracked: int = 0
   versions: dict = field(default_factory=lambda: versions())
+  task: str = "classification"
 
   def to_block(self) -> dict:
     """Plain values for JSON."""
@@ -50,22 +54,81 @@ class Metadata:
     """The facts that `to_block` made; None for a block that is not ours, or no block.
 
     Raises:
-      ValueError: it is ours and has a value that cannot be, or is of a later form.
+      UserError: it is ours and has a value that cannot be, or is of a later form.
     """
     if block is None or SCHEMA_KEY not in block:
       return None
     if block[SCHEMA_KEY] != SCHEMA:
-      raise ValueError(
+      raise UserError(
         f"its metadata block has form {printable(str(block[SCHEMA_KEY]))}, but this version of "
         f"pst_jax reads form {SCHEMA}: get a newer pst_jax"
       )
     values = {f.name: block[f.name] for f in dataclasses.fields(cls) if f.name in block}
+    values = {"task": "classification"} | values  # the first blocks did not say
     for name, is_allowed in _RULES.items():
       if name not in values or not is_allowed(values[name]):
-        raise ValueError(f"its metadata block is damaged ({name}): get the file again")
+        raise UserError(f"its metadata block is damaged ({name}): get the file again")
+    if not _is_preprocessing(values["preprocessing"], values["task"]):
+      raise UserError("its metadata block is damaged (preprocessing): get the file again")
     if values["class_names"] is not None:
       values["class_names"] = tuple(values["class_names"])
     return cls(**values)
+
+  @classmethod
+  def of_run(
+    cls,
+    config: Mapping,
+    num_classes: int,
+    *,
+    source: str,
+    step: int,
+    weights: str,
+    class_names: Sequence[str] | None = None,
+    task: str = "classification",
+  ) -> "Metadata":
+    """The facts about a checkpoint of a training run.
+
+    Args:
+      config: {"model.name": "resnet50", "data.image_size": 224, ...}, the run's options.
+      source: name of the run.
+      weights: `ema` if the run keeps moving averages.
+      task: decides which options are about preprocessing.
+
+    Raises:
+      UserError: the config lacks an option, or has one that cannot be.
+    """
+    keys = (*_PREPROCESSING.get(task, ()), *_MORE_PREPROCESSING.get(task, ()))
+    travel = _TRAVEL.get(task, ("stem", "width"))
+    block = {
+      "model": config.get("model.name"),
+      "options": {"num_classes": num_classes}
+      | {name: config[f"model.{name}"] for name in travel if f"model.{name}" in config},
+      "source": source,
+      "weights": weights,
+      "step": step,
+      "top_k": config.get("model.top_k"),
+      "preprocessing": {
+        key: _plain(config[f"data.{key}"]) for key in keys if f"data.{key}" in config
+      },
+      "class_names": None if class_names is None else list(class_names),
+      "num_batches_tracked": step,
+      "versions": versions(),
+      "task": task,
+    }
+    return cls.from_block({SCHEMA_KEY: SCHEMA} | block)
+
+
+def described(metadata: Metadata) -> str:
+  """What weights are, in one line."""
+  options = metadata.options
+  parts = [metadata.model, f"{options['num_classes']} classes"]
+  stem, width = options.get("stem", "imagenet"), options.get("width", 1.0)
+  if (stem, width) != ("imagenet", 1.0):
+    form = [f"stem {stem}"] if "stem" in options else []
+    parts += [*form, f"width {width:g}"]
+  if metadata.step is not None:
+    parts.append(f"step {metadata.step}")
+  return ", ".join([*parts, {"ema": "moving average", "params": "parameters"}[metadata.weights]])
 
 
 def versions() -> dict[str, str]:
@@ -89,27 +152,46 @@ def _is_numbers(value, length):
   return is_list and all(type(x) in (int, float) for x in value)
 
 
+_TRAVEL = {"detection": ("width",)}
+"""Options of a task's models, beside the number of classes, that change their parameters."""
+
+
 def _is_options(value):
   return (
     type(value) is dict
-    and value.keys() == {"num_classes", "stem", "width"}
-    and _is_count(value["num_classes"])
-    and _is_text(value["stem"])
-    and type(value["width"]) in (int, float)
-    and 0 < value["width"] < 1000  # infinity is JSON to Python, and no shape
+    and all(map(_is_text, value))
+    and all(type(x) in (int, float, str, bool, type(None)) for x in value.values())
+    and _is_count(value.get("num_classes"))
+    and type(value.get("width", 1)) in (int, float)
+    and 0 < value.get("width", 1) < 1000  # infinity is JSON to Python, and no shape
   )
 
 
-def _is_preprocessing(value):
-  return (
-    type(value) is dict
-    and value.keys() == {"image_size", "eval_crop", "mean", "std"}
-    and type(value["image_size"]) is int
-    and 0 < value["image_size"] < 100_000
-    and type(value["eval_crop"]) in (int, float)
-    and _is_numbers(value["mean"], 3)
-    and _is_numbers(value["std"], 3)
+_PREPROCESSING = {
+  "classification": ("image_size", "eval_crop", "mean", "std"),
+  "detection": ("image_size",),
+}
+"""What must be known to prepare an image for a task."""
+_MORE_PREPROCESSING = {"detection": ("mean", "std")}
+"""What may be known: of a detector they are 0 and 1 unless it says otherwise."""
+_PREPROCESSING_RULES = {
+  "image_size": lambda v: type(v) is int and 0 < v < 100_000,
+  "eval_crop": lambda v: type(v) in (int, float),
+  "mean": lambda v: _is_numbers(v, 3),
+  "std": lambda v: _is_numbers(v, 3),
+}
+
+
+def _is_preprocessing(value, task):
+  return value is None or (
+    all(map(_is_text, value))
+    and set(_PREPROCESSING.get(task, ())) <= value.keys()
+    and all(rule(value[name]) for name, rule in _PREPROCESSING_RULES.items() if name in value)
   )
+
+
+def _plain(value):
+  return list(value) if isinstance(value, tuple) else value
 
 
 _RULES = {
@@ -119,8 +201,9 @@ _RULES = {
   "weights": lambda v: v in ("params", "ema"),
   "step": lambda v: v is None or _is_count(v),
   "top_k": _is_count,
-  "preprocessing": lambda v: v is None or _is_preprocessing(v),
+  "preprocessing": lambda v: v is None or type(v) is dict,
   "class_names": lambda v: v is None or (isinstance(v, list | tuple) and all(map(_is_text, v))),
   "num_batches_tracked": _is_count,
   "versions": lambda v: type(v) is dict and all(map(_is_text, (*v, *v.values()))),
+  "task": _is_text,
 }

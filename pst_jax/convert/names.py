@@ -20,13 +20,45 @@ _COMMON = (
   (r"bn/mean$", "bn/running_mean"),
   (r"bn/var$", "bn/running_var"),
 )
+_NUMBERED_UNITS = ((r"/m(\d)_(\d)/", r"/m/\1/\2/"), (r"/(m|ffn)(\d)(?=/)", r"/\1/\2"))
+_DETECT = (
+  (r"/box(\d)/conv(\d)/", r"/cv2/\1/\2/"),
+  (r"/class(\d)/depthwise(\d)/", r"/cv3/\1/\2/0/"),
+  (r"/class(\d)/pointwise(\d)/", r"/cv3/\1/\2/1/"),
+  (r"/box(\d)/out/", r"/cv2/\1/2/"),
+  (r"/class(\d)/out/", r"/cv3/\1/2/"),
+)
+
+
+def _detector(backbone, neck):
+  """Rules of a detector: the layers of its backbone, and those of neck and head by number."""
+  parts = ("fuse4", "fuse3", "down3", "mix4", "down4", "mix5")
+  numbered = {**backbone, **{f"neck/{part}": n for part, n in zip(parts, neck[:-1], strict=True)}}
+  rules = tuple((f"^{part}/", f"model/{number}/") for part, number in numbered.items())
+  return (*_COMMON, *rules, (r"^head/", f"model/{neck[-1]}/"), *_DETECT, *_NUMBERED_UNITS)
+
+
+_YOLO11_STAGES = {"stem_conv": 0} | {
+  f"stage{i}/{part}": 2 * i - 1 + j for i in range(1, 5) for j, part in enumerate(("down", "units"))
+}
+_PAPER_BACKBONE = (
+  (r"^backbone/stem/", "model/0/layer/0/"),
+  (r"^backbone/stage(\d)/block(\d+)/", r"model/\1/layer/\2/"),
+  (r"/shortcut/", "/shortcut/0/"),
+)
 LAYOUTS = {
   "module": _COMMON,
+  "paper_detector": (
+    *_detector({"reduce": 5, "attend": 6}, (9, 12, 13, 15, 16, 18, 19)),
+    *_PAPER_BACKBONE,
+  ),
+  "yolo11_pst_detector": _detector(_YOLO11_STAGES, (11, 14, 15, 17, 18, 20, 21)),
+  "yolo11_detector": _detector(
+    _YOLO11_STAGES | {"pool": 9, "self_attention": 10}, (13, 16, 17, 19, 20, 22, 23)
+  ),
   "paper": (
     *_COMMON,
-    (r"^backbone/stem/", "model/0/layer/0/"),
-    (r"^backbone/stage(\d)/block(\d+)/", r"model/\1/layer/\2/"),
-    (r"/shortcut/", "/shortcut/0/"),
+    *_PAPER_BACKBONE,
     (r"^neck/pst/", "model/5/"),
     (r"^neck/down/", "model/7/"),
     (r"^neck/mix/", "model/9/"),
@@ -44,20 +76,14 @@ LAYOUTS = {
   ),
   "yolo11": (
     *_COMMON,
-    (r"^stem_conv/", "model/0/"),
-    (r"^stage1/down/", "model/1/"),
-    (r"^stage1/units/", "model/2/"),
-    (r"^stage2/down/", "model/3/"),
-    (r"^stage2/units/", "model/4/"),
-    (r"^stage3/down/", "model/5/"),
-    (r"^stage3/units/", "model/6/"),
+    *((f"^{part}/", f"model/{n}/") for part, n in _YOLO11_STAGES.items() if "stage4" not in part),
     (r"^stage4/", "model/7/"),
     (r"^pst/", "model/8/"),
     (r"^down/", "model/10/"),
     (r"^mix/", "model/12/"),
     (r"^self_attention/", "model/13/"),
     (r"^head/", "model/14/"),
-    (r"/(m|ffn)(\d)(?=/)", r"/\1/\2"),
+    *_NUMBERED_UNITS,
   ),
 }
 # Without a neck the head is torchvision's single layer.
@@ -71,28 +97,15 @@ _ORDER = (
   *("cv1", "cvup", "cv2", "cv3", "m", "shortcut"),
   *(f"attnlayer_{i}" for i in range(16)),
   *("attn", "mlp", "ffn", "conv", "bn", "linear"),
-  *("pst", "down", "mix", "head", "fc"),
+  *("pst", "down", "mix", "head", "fc", "dfl"),
   *("model", "layer"),
   *("weight", "bias", "running_mean", "running_var", "num_batches_tracked"),
 )
 _RANK = {name: rank for rank, name in enumerate(_ORDER)}
 
 
-class Axes(NamedTuple):
-  """How the axes of one kind of array change between the two sides."""
-
-  to_torch: callable
-  from_torch: callable
-
-
-_AXES = {
-  "same": Axes(lambda a: a, lambda a: a),
-  # HWIO <-> OIHW
-  "conv": Axes(lambda a: a.transpose(3, 2, 0, 1), lambda a: a.transpose(2, 3, 1, 0)),
-  "linear": Axes(lambda a: a.transpose(), lambda a: a.transpose()),
-  # A linear map <-> a Conv1d of kernel size 1
-  "gate": Axes(lambda a: a.transpose()[..., None], lambda a: a[..., 0].transpose()),
-}
+# Number of axes: where PyTorch takes each of its axes from; HWIO -> OIHW of convolutions.
+_AXES = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
 
 
 class Entry(NamedTuple):
@@ -100,9 +113,16 @@ class Entry(NamedTuple):
 
   name: str
   shape: tuple[int, ...]
+  flax_shape: tuple[int, ...]
   collection: str
   path: tuple[str, ...]
-  axes: Axes
+
+  def to_torch(self, array: np.ndarray) -> np.ndarray:
+    return array.transpose(_AXES[len(self.flax_shape)]).reshape(self.shape)
+
+  def from_torch(self, array: np.ndarray) -> np.ndarray:
+    axes = _AXES[len(self.flax_shape)]
+    return array.reshape([self.flax_shape[axis] for axis in axes]).transpose(np.argsort(axes))
 
 
 def entries(layout: str, shapes: dict) -> list[Entry]:
@@ -120,16 +140,11 @@ def entries(layout: str, shapes: dict) -> list[Entry]:
     name = "/".join(path)
     for pattern, replacement in rules:
       name = re.sub(pattern, replacement, name)
-    axes = _AXES[_axes_kind(path, len(shape))]
-    torch_shape = axes.to_torch(np.broadcast_to(0, shape)).shape
-    found.append(Entry(name.replace("/", "."), torch_shape, collection, tuple(path), axes))
+    torch_shape = tuple(shape[axis] for axis in _AXES[len(shape)])
+    if path[-1] == "gate_kernel":  # a Conv1d of kernel size 1
+      torch_shape += (1,)
+    found.append(Entry(name.replace("/", "."), torch_shape, shape, collection, tuple(path)))
   return sorted(found, key=lambda entry: [_rank(part) for part in entry.name.split(".")])
-
-
-def _axes_kind(path, ndim):
-  if path[-1] == "gate_kernel":
-    return "gate"
-  return {4: "conv", 2: "linear"}.get(ndim, "same")
 
 
 def _rank(part):

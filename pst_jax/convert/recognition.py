@@ -1,15 +1,13 @@
 """Which network a state dict belongs to: its names and shapes against those of every network."""
 
-import re
 from collections.abc import Iterator, Mapping
 
-from pst_jax.convert.pickle_globals import printable
-from pst_jax.convert.state_dict import COUNTER, last_bias, network_entries
-from pst_jax.models import check_model_name, create_model, list_models
+from pst_jax.convert.formats.pickle_globals import printable
+from pst_jax.convert.state_dict import COUNTER, last_bias, network_constants, network_entries
+from pst_jax.errors import UserError
+from pst_jax.models import check_model_name, create_model, list_models, task_of
 
 Shapes = Mapping[str, tuple[int, ...]]
-
-_DETECTION_HEAD = re.compile(r"model\.\d+\.dfl\.")
 
 
 def recognize(shapes: Shapes, model: str | None = None) -> tuple[str, dict]:
@@ -23,66 +21,71 @@ def recognize(shapes: Shapes, model: str | None = None) -> tuple[str, dict]:
     model: look at this network alone.
 
   Returns:
-    A name of `list_models()` and the options {num_classes, stem, width} for `create_model`.
+    A name of `list_models()` and the options for `create_model`: {num_classes, width} and, of a
+    classifier, stem.
 
   Raises:
-    ValueError: no network fits; it says what was tried and what is nearest.
+    UserError: no network fits; it says what was tried and what is nearest.
   """
   shapes = {name: tuple(shape) for name, shape in shapes.items() if not name.endswith(COUNTER)}
   if model is not None:
     check_model_name(model)
   bias = last_bias(shapes)
   if bias is None or len(shapes[bias]) != 1 or not shapes[bias][0]:
-    raise ValueError(_without_classes(shapes))
+    raise UserError(
+      f"no network has these {len(shapes)} entries ({_first(list(shapes), 3)}), because none of "
+      "them is the bias of a last layer (linear.bias, fc.bias or cv3.0.2.bias): give a whole "
+      "network"
+    )
   num_classes = shapes[bias][0]
   tried, same_names = {}, []
   for name in [model] if model else _candidates(shapes):
     wanted = _entry_shapes(name, num_classes=num_classes)
     if wanted == shapes:
-      return name, {"num_classes": num_classes, "stem": "imagenet", "width": 1.0}
+      return name, {"num_classes": num_classes, **_plain_form(name)}
     tried[name] = wanted
     if wanted.keys() == shapes.keys():
       same_names.append(name)
   for name in same_names:
-    for options in _forms(tried[name], shapes):
+    for options in _forms(name, tried[name], shapes):
       if _entry_shapes(name, num_classes=num_classes, **options) == shapes:
         return name, {"num_classes": num_classes, **options}
-  raise ValueError(_nothing_fits(shapes, tried, same_names))
+  raise UserError(_nothing_fits(shapes, tried, same_names))
 
 
 def _entry_shapes(name: str, **options) -> dict[str, tuple[int, ...]]:
-  return {entry.name: entry.shape for entry in network_entries(create_model(name, **options))}
+  model = create_model(name, **options)
+  constants = {name: value.shape for name, value in network_constants(model).items()}
+  return {entry.name: entry.shape for entry in network_entries(model)} | constants
+
+
+def _plain_form(name: str) -> dict:
+  stem = {"stem": "imagenet"} if task_of(name) == "classification" else {}
+  return {**stem, "width": 1.0}
 
 
 def _candidates(shapes: Shapes) -> list[str]:
   """The networks of the layouts in question, the likely ones first: a look costs 0.2 seconds."""
   numbered = all(name.startswith("model.") for name in shapes)
   has_pst = any(".cvup." in name for name in shapes)
-  names = [n for n in list_models() if (create_model(n).family == "torchvision") != numbered]
+  task = "detection" if any(".dfl." in name for name in shapes) else "classification"
+  names = [
+    name
+    for name in list_models()
+    if task_of(name) == task and (create_model(name).family != "torchvision") == numbered
+  ]
   return sorted(names, key=lambda name: ("pst" in name) != has_pst)
 
 
-def _forms(wanted: Shapes, shapes: Shapes) -> Iterator[dict]:
+def _forms(name: str, wanted: Shapes, shapes: Shapes) -> Iterator[dict]:
   """Options under which the first layer might have the shape that it has."""
   first = next(iter(wanted))
   if len(shapes[first]) != 4:
     return
-  width = shapes[first][0] / wanted[first][0]
-  for stem in ("imagenet", "small"):
-    if width > 0 and (stem, width) != ("imagenet", 1.0):
-      yield {"stem": stem, "width": width}
-
-
-def _without_classes(shapes: Shapes) -> str:
-  if any(_DETECTION_HEAD.match(name) for name in shapes):
-    return (
-      "this is a detection network (it has a Detect head), and pst_jax has no detection networks "
-      f"yet: give a classification network ({', '.join(list_models('*cls-pst'))} or a ResNet)"
-    )
-  return (
-    f"no network has these {len(shapes)} entries ({_first(list(shapes), 3)}), because none of them "
-    "is the bias of a last layer (linear.bias or fc.bias): give a whole classification network"
-  )
+  plain = _plain_form(name)
+  scaled = plain | {"width": shapes[first][0] / wanted[first][0]}
+  forms = [scaled, {**scaled, "stem": "small"}] if "stem" in plain else [scaled]
+  yield from (form for form in forms if form["width"] > 0 and form != plain)
 
 
 def _nothing_fits(shapes: Shapes, tried: Mapping[str, Shapes], same_names: list[str]) -> str:

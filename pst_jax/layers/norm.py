@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
 
-from pst_jax.layers.base import Layer
+from pst_jax.errors import UserError
+from pst_jax.layers.base import Layer, Map
 
 
 class BatchNorm(Layer):
@@ -17,13 +17,11 @@ class BatchNorm(Layer):
   UNBIASED batch variance, as PyTorch's do; Flax's own layer uses the biased one.
 
   Raises:
-    ValueError: in training, when the batch is no multiple of `group_size`.
+    UserError: in training, when the batch is no multiple of `group_size`.
   """
 
   @nn.compact
-  def __call__(
-    self, x: Float[Array, "batch height width channels"], train: bool
-  ) -> Float[Array, "batch height width channels"]:
+  def __call__(self, x: Map, train: bool) -> Map:
     channels, dtype = x.shape[-1:], self.param_dtype
     scale = self.param("scale", nn.initializers.ones, channels, dtype)
     bias = self.param("bias", nn.initializers.zeros, channels, dtype)
@@ -43,7 +41,7 @@ class BatchNorm(Layer):
   def _split(self, x):
     size = self.group_size or x.shape[0]
     if x.shape[0] % size:
-      raise ValueError(
+      raise UserError(
         f"BatchNorm groups of {size} examples do not divide a batch of {x.shape[0]}: "
         "choose a batch size that is a multiple of the group size"
       )

@@ -1,59 +1,51 @@
 """Names of the networks, and what each is made of."""
 
 import dataclasses
-import difflib
 import fnmatch
-import math
-import numbers
-
-import jax.numpy as jnp
+from typing import Literal
 
 from pst_jax import ops
-from pst_jax.models.classifier import ResNetClassifier
+from pst_jax.architectures import DEPTHS, NUM_CLASSES, PAPER, YOLO11, check_name
+from pst_jax.errors import UserError
 from pst_jax.models.network import Network
-from pst_jax.models.remat import REMAT_POLICIES
-from pst_jax.models.yolo11 import Yolo11Classifier
-
-# name of the depth: (blocks of each stage, kind of block, channels of the neck)
-_DEPTHS = {
-  "18": ((2, 2, 2, 2), "basic", 256),
-  "26": ((2, 2, 2, 2), "bottleneck", 256),
-  "34": ((3, 4, 6, 3), "basic", 256),
-  "50": ((3, 4, 6, 3), "bottleneck", 256),
-  "101": ((3, 4, 23, 3), "bottleneck", 512),
-}
-# The paper's "ResNet-18" has bottleneck blocks: it is what others call ResNet-26.
-_PAPER = {"18": "26", "50": "50", "101": "101"}
+from pst_jax.models.resnet_classifier import ResNetClassifier
+from pst_jax.models.resnet_detector import ResNetDetector
+from pst_jax.models.yolo11_classifier import Yolo11Classifier
+from pst_jax.models.yolo11_detector import Yolo11Detector
+from pst_jax.ranges import violations
 
 
-def _network(depth, family, with_neck):
-  stage_sizes, block, neck_features = _DEPTHS[depth]
-  return {
-    "stage_sizes": stage_sizes,
-    "block": block,
-    "neck_features": neck_features if with_neck else None,
-    "family": family,
-  }
+def _resnet(depth, family, with_neck):
+  stage_sizes, block, neck_features = DEPTHS[depth]
+  fields = {"stage_sizes": stage_sizes, "block": block, "family": family}
+  return ResNetClassifier, fields | {"neck_features": neck_features if with_neck else None}
 
 
-# scale of channels, largest channels before it, C3k units everywhere
-_YOLO11 = {"n": (0.25, 1024, False), "s": (0.5, 1024, False), "m": (1.0, 512, True)}
+def _resnet_detector(name):
+  stage_sizes, _, coarsest = DEPTHS[PAPER[name]]
+  features = (coarsest // 4, coarsest // 2, coarsest)
+  fields = {"stage_sizes": stage_sizes, "neck_features": features, "family": "paper_detector"}
+  return ResNetDetector, fields
 
 
-def _yolo11(scale, max_channels, always_c3k):
-  return {
-    "family": "yolo11",
-    "scale": scale,
-    "max_channels": max_channels,
-    "always_c3k": always_c3k,
-  }
+def _yolo11(size):
+  return Yolo11Classifier, {"size": size, "family": "yolo11"}
 
 
+def _yolo11_detector(size, with_pst):
+  family = "yolo11_pst_detector" if with_pst else "yolo11_detector"
+  return Yolo11Detector, {"size": size, "with_pst": with_pst, "family": family}
+
+
+# name: (class, its fixed fields)
 _NETWORKS = {
-  **{f"r{name}-cls-pst": _network(depth, "paper", True) for name, depth in _PAPER.items()},
-  **{f"yolo11{size}-cls-pst": _yolo11(*layout) for size, layout in _YOLO11.items()},
-  **{f"resnet{depth}": _network(depth, "torchvision", False) for depth in _DEPTHS},
-  **{f"resnet{depth}_pst": _network(depth, "torchvision", True) for depth in _DEPTHS},
+  **{f"r{name}-cls-pst": _resnet(depth, "paper", True) for name, depth in PAPER.items()},
+  **{f"yolo11{name}-cls-pst": _yolo11(size) for name, size in YOLO11.items()},
+  **{f"resnet{depth}": _resnet(depth, "torchvision", False) for depth in DEPTHS},
+  **{f"resnet{depth}_pst": _resnet(depth, "torchvision", True) for depth in DEPTHS},
+  **{f"r{name}-pst": _resnet_detector(name) for name in PAPER},
+  **{f"yolo11{name}-pst": _yolo11_detector(size, True) for name, size in YOLO11.items()},
+  **{f"yolo11{name}": _yolo11_detector(size, False) for name, size in YOLO11.items()},
 }
 
 
@@ -62,21 +54,27 @@ def list_models(pattern: str = "*") -> list[str]:
   return [name for name in _NETWORKS if fnmatch.fnmatch(name, pattern)]
 
 
-def model_options() -> tuple[str, ...]:
-  """Names of the options that `create_model` takes for every network."""
-  fixed = {"num_classes", "family", "parent", "name"}
-  return tuple(f.name for f in dataclasses.fields(Network) if f.name not in fixed)
+def task_of(name: str) -> Literal["classification", "detection"]:
+  """What a network is for; UserError for an unknown name."""
+  check_model_name(name)
+  return _NETWORKS[name][0].task
+
+
+def model_options(name: str | None = None) -> tuple[str, ...]:
+  """Names of the options that `create_model` takes for a network (None: for every one)."""
+  if name is not None:
+    check_model_name(name)
+  network, fixed = (Network, {}) if name is None else _NETWORKS[name]
+  hidden = {"num_classes", "family", "parent", "name", *fixed}
+  return tuple(f.name for f in dataclasses.fields(network) if f.name not in hidden)
 
 
 def check_model_name(name: str) -> None:
-  """Raises ValueError with the closest names for one that is unknown."""
-  if name not in list(_NETWORKS):
-    close = difflib.get_close_matches(str(name), _NETWORKS, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(close)}? All: " if close else "choose one of "
-    raise ValueError(f"model {name!r} is unknown: {hint}{', '.join(_NETWORKS)}")
+  """Raises UserError with the closest names for one that is unknown."""
+  check_name(name, _NETWORKS)
 
 
-def create_model(name: str, num_classes: int = 1000, **options) -> Network:
+def create_model(name: str, num_classes: int | None = None, **options) -> Network:
   """A network as a Flax module without parameters.
 
   >>> model = create_model("resnet18_pst", num_classes=10, stem="small", width=0.25)
@@ -84,69 +82,28 @@ def create_model(name: str, num_classes: int = 1000, **options) -> Network:
 
   Args:
     name: one of `list_models()`.
-    num_classes: length of the logits.
+    num_classes: classes that are told apart; None: 1000 of a classifier, 80 of a detector.
     **options: fields of `Network`: top_k, dtype, group_size (examples that share BatchNorm
-      statistics; None: the whole batch), dropout, stem, width, remat, remat_policy, selection,
-      coarse_implementation, epsilon, momentum, folded (see `fold_batch_norm`).
+      statistics; None: the whole batch), width, remat, remat_policy, selection,
+      coarse_implementation, epsilon, momentum, folded (see `fold_batch_norm`); of a classifier
+      also dropout and stem.
 
   Raises:
-    ValueError: unknown name, unknown option, or a value that cannot be.
+    UserError: unknown name, unknown option, or a value that cannot be.
   """
   check_model_name(name)
+  allowed = model_options(name)
   for option in options:
-    if option not in model_options():
-      raise ValueError(
-        f"option {option!r} of model {name} is unknown: the options are "
-        f"{', '.join(model_options())}"
+    if option not in allowed:
+      raise UserError(
+        f"option {option!r} of model {name} is unknown: the options are {', '.join(allowed)}"
       )
-  fixed = _NETWORKS[name]
-  network = Yolo11Classifier if fixed["family"] == "yolo11" else ResNetClassifier
-  model = network(num_classes=num_classes, **fixed, **options)
-  _check_values(model)
+  network, fixed = _NETWORKS[name]
+  classes = NUM_CLASSES[network.task] if num_classes is None else num_classes
+  model = network(num_classes=classes, **fixed, **options)
+  for violation in violations(model):
+    raise UserError(
+      f"{violation.name}={violation.value!r} was given, but it must be {violation.expected}"
+    )
+  ops.find_selection(model.selection)
   return model
-
-
-def _is_whole(value, least):
-  return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= least
-
-
-def _is_number(value):
-  return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-_ABOVE_0 = lambda v: _is_number(v) and v > 0, "a number above 0"
-_SHARE = lambda v: _is_number(v) and 0 <= v < 1, "a number from 0 to below 1"
-_TRUE_OR_FALSE = lambda v: isinstance(v, bool), "True or False"
-_RULES = {
-  "num_classes": (lambda v: _is_whole(v, 1), "a whole number from 1"),
-  "top_k": (lambda v: _is_whole(v, 0), "a whole number from 0"),
-  "group_size": (lambda v: v is None or _is_whole(v, 1), "a whole number from 1, or None"),
-  "width": _ABOVE_0,
-  "epsilon": _ABOVE_0,
-  "momentum": _SHARE,
-  "dropout": _SHARE,
-  "stem": (lambda v: v in ("imagenet", "small"), "'imagenet' or 'small'"),
-  "remat": _TRUE_OR_FALSE,
-  "remat_policy": (lambda v: v in REMAT_POLICIES, f"one of {', '.join(REMAT_POLICIES)}"),
-  "folded": _TRUE_OR_FALSE,
-  "selection": (callable, "a function (scores, k, key) -> indices"),
-  "dtype": (
-    lambda v: v is not None and jnp.issubdtype(jnp.dtype(v), jnp.floating),
-    "a floating type such as jnp.bfloat16",
-  ),
-  "coarse_implementation": (
-    lambda v: v in ops.COARSE_IMPLEMENTATIONS,
-    f"one of {', '.join(ops.COARSE_IMPLEMENTATIONS)}",
-  ),
-}
-
-
-def _check_values(model):
-  for option, (is_allowed, expected) in _RULES.items():
-    value = getattr(model, option)
-    try:
-      allowed = is_allowed(value)
-    except TypeError:
-      allowed = False
-    if not allowed:
-      raise ValueError(f"{option}={value!r} was given, but it must be {expected}")

@@ -8,59 +8,39 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from pst_jax import ops
+from pst_jax.architectures import STAGE_FEATURES, scale_width
 from pst_jax.layers import ConvNorm, Layer
-from pst_jax.models.network import scale_width
-from pst_jax.models.remat import stage_class
-
-STAGE_FEATURES = (64, 128, 256, 512)
+from pst_jax.layers.base import Map
+from pst_jax.models.network import stage_class
 
 
-class BasicBlock(Layer):
-  """Two 3x3 convolutions and a shortcut."""
+class Block(Layer):
+  """Convolutions and a shortcut, which is projected where they change the map's shape.
 
+  Attributes:
+    kind: `basic` is two of 3x3; `bottleneck` is 1x1, 3x3 and 1x1, four times as wide at the end.
+    strides: of the first 3x3 convolution.
+  """
+
+  kind: Literal["basic", "bottleneck"]
   features: int
   strides: int
   activation: Callable
   kernel_init: Callable
-  expansion = 1
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b hh ww features"]:
-    fields = {"kernel_init": self.kernel_init, **self.shared}
-    out = ConvNorm(
-      self.features, 3, self.strides, activation=self.activation, name="cv1", **fields
-    )(x, train)
-    out = ConvNorm(self.features, 3, activation=None, name="cv2", **fields)(out, train)
-    return jax.nn.relu(out + _shortcut(x, self.features, self.strides, fields, train))
-
-
-class BottleneckBlock(Layer):
-  """1x1, 3x3 (strided) and 1x1 convolutions, four times as wide at the end, and a shortcut."""
-
-  features: int
-  strides: int
-  activation: Callable
-  kernel_init: Callable
-  expansion = 4
-
-  @nn.compact
-  def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b hh ww 4*features"]:
-    fields = {"kernel_init": self.kernel_init, **self.shared}
-    inner = {"activation": self.activation, **fields}
-    wide = self.features * self.expansion
-    out = ConvNorm(self.features, 1, name="cv1", **inner)(x, train)
-    out = ConvNorm(self.features, 3, self.strides, name="cv2", **inner)(out, train)
-    out = ConvNorm(wide, 1, activation=None, name="cv3", **fields)(out, train)
-    return jax.nn.relu(out + _shortcut(x, wide, self.strides, fields, train))
-
-
-def _shortcut(x, features, strides, fields, train):
-  if strides == 1 and x.shape[-1] == features:
-    return x
-  return ConvNorm(features, 1, strides, activation=None, name="shortcut", **fields)(x, train)
-
-
-BLOCKS = {"basic": BasicBlock, "bottleneck": BottleneckBlock}
+  def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b hh ww cc"]:
+    narrow, wide, out = self.features, 4 * self.features, x
+    layers = [(narrow, 3, self.strides), (narrow, 3, 1)]
+    if self.kind == "bottleneck":
+      layers = [(narrow, 1, 1), (narrow, 3, self.strides), (wide, 1, 1)]
+    for i, fields in enumerate(layers, 1):
+      activation = self.activation if i < len(layers) else None
+      out = self.make(ConvNorm, *fields, activation=activation, name=f"cv{i}")(out, train)
+    if self.strides != 1 or x.shape[-1] != out.shape[-1]:
+      fields = (out.shape[-1], 1, self.strides)
+      x = self.make(ConvNorm, *fields, activation=None, name="shortcut")(x, train)
+    return jax.nn.relu(out + x)
 
 
 class Stage(Layer):
@@ -77,9 +57,8 @@ class Stage(Layer):
   def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b hh ww features"]:
     for i in range(self.num_blocks):
       strides = self.strides if i == 0 else 1
-      x = BLOCKS[self.block](
-        self.features, strides, self.activation, self.kernel_init, name=f"block{i}", **self.shared
-      )(x, train)
+      fields = (self.block, self.features, strides, self.activation)
+      x = self.make(Block, *fields, name=f"block{i}")(x, train)
     return x
 
 
@@ -92,7 +71,7 @@ class ResNet(Layer):
     activation: inside the blocks and after the stem; after the sum of a block it is always ReLU.
     stem: `imagenet` is 7x7 stride 2 and a 3x3 stride 2 max pool; `small` is 3x3 stride 1, no pool.
     width: multiplies every number of channels, rounded to multiples of 8.
-    remat, remat_policy: see `Network`.
+    remat, remat_policy: see `pst_jax.models.Network`.
   """
 
   stage_sizes: tuple[int, ...]
@@ -105,34 +84,19 @@ class ResNet(Layer):
   remat_policy: Literal["nothing", "convolutions"] = "nothing"
 
   @nn.compact
-  def __call__(
-    self, images: Float[Array, "batch height width 3"], train: bool = False
-  ) -> tuple[Float[Array, "batch h w c"], ...]:
+  def __call__(self, images: Float[Array, "b h w 3"], train: bool = False) -> tuple[Map, ...]:
     """The output map of every stage, each half the size of the one before."""
     kernel, strides = {"imagenet": (7, 2), "small": (3, 1)}[self.stem]
-    x = ConvNorm(
-      scale_width(64, self.width),
-      kernel,
-      strides,
-      activation=self.activation,
-      kernel_init=self.kernel_init,
-      name="stem",
-      **self.shared,
-    )(images, train)
+    features = scale_width(STAGE_FEATURES[0], self.width)
+    stem = self.make(ConvNorm, features, kernel, strides, activation=self.activation, name="stem")
+    x = stem(images, train)
     if self.stem == "imagenet":
       x = ops.max_pool(x)
     stage = stage_class(Stage, self)
     maps = []
     for i, num_blocks in enumerate(self.stage_sizes):
-      x = stage(
-        self.block,
-        num_blocks,
-        scale_width(STAGE_FEATURES[i], self.width),
-        1 if i == 0 else 2,
-        self.activation,
-        self.kernel_init,
-        name=f"stage{i + 1}",
-        **self.shared,
-      )(x, train)
+      features = scale_width(STAGE_FEATURES[i], self.width)
+      fields = (self.block, num_blocks, features, 1 if i == 0 else 2, self.activation)
+      x = self.make(stage, *fields, name=f"stage{i + 1}")(x, train)
       maps.append(x)
     return tuple(maps)

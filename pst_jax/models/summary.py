@@ -11,16 +11,20 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from jax.extend.core import Jaxpr, jaxprs_in_params
 
+from pst_jax.errors import UserError
+
 UNIT = "GFLOPs per image: 2 x the multiply-adds of convolutions and matrix products"
 
 Path = tuple[str, ...]
 
 
 class ModuleCost(NamedTuple):
-  """Attributes:
-  path: names from the network down to the module; () is the network.
-  parameters: trained numbers in it and in the modules inside; running statistics not counted.
-  flops: per image, with the modules inside.
+  """What a module costs.
+
+  Attributes:
+    path: names from the network down to the module; () is the network.
+    parameters: trained numbers in it and in the modules inside; running statistics not counted.
+    flops: per image, with the modules inside.
   """
 
   path: Path
@@ -80,14 +84,14 @@ def summarize(
     depth: how many levels of modules to list; 0: the network alone.
 
   Raises:
-    ValueError: images too small for the network, top_k beyond its coarse tokens, or depth below 0.
+    UserError: images too small for the network, top_k beyond its coarse tokens, or depth below 0.
   """
   if depth < 0:
-    raise ValueError(f"depth is {depth}, but it must be a whole number from 0")
+    raise UserError(f"depth is {depth}, but it must be a whole number from 0")
   height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
 
+  # One trace gives both: the parameters, and the operations that run on them.
   def run(key, images):
-    # One trace gives both: the parameters, and the operations that run on them.
     return model.init_with_output({"params": key, "selection": key}, images)
 
   image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
@@ -97,32 +101,20 @@ def summarize(
   known = {path[:end] for path in sizes for end in range(len(path))}
   flops = dict.fromkeys([()], 0)
   for scope, count in _operations(jaxpr.jaxpr, ()):
-    path = _module_of(scope, known)
+    path = ()  # the innermost module; a name stack names methods and functions besides
+    for name in scope:
+      path = (*path, name) if (*path, name) in known else path
     for end in range(len(path) + 1):
       flops[path[:end]] = flops.get(path[:end], 0) + count
-  return Summary(
-    (height, width),
-    tuple(
-      ModuleCost(path, sum(n for p, n in sizes.items() if p[: len(path)] == path), flops[path])
-      for path in _parents_first(flops)
-      if len(path) <= depth
-    ),
+  # In the order of appearance, with the modules inside a module right behind it.
+  rank = {path: i for i, path in enumerate(flops)}
+  paths = sorted(flops, key=lambda path: [rank[path[:end]] for end in range(len(path) + 1)])
+  costs = (
+    ModuleCost(path, sum(n for p, n in sizes.items() if p[: len(path)] == path), flops[path])
+    for path in paths
+    if len(path) <= depth
   )
-
-
-def _module_of(scope, known):
-  """The innermost module that a name stack lies in; it names methods and functions besides."""
-  path = ()
-  for name in scope:
-    if (*path, name) in known:
-      path = (*path, name)
-  return path
-
-
-def _parents_first(paths):
-  """Order of appearance, with the modules inside a module right behind it."""
-  rank = {path: i for i, path in enumerate(paths)}
-  return sorted(paths, key=lambda path: [rank[path[:end]] for end in range(len(path) + 1)])
+  return Summary((height, width), tuple(costs))
 
 
 def _operations(jaxpr: Jaxpr, scope: Path) -> Iterator[tuple[Path, int]]:

@@ -33,7 +33,10 @@ def _attend(q, k, v):
 
 
 def _attend_dot_product(q, k, v):
-  return jax.nn.dot_product_attention(q, k, v)
+  # JAX wants keys as wide as values; zeros change no product.
+  missing = ((0, 0), (0, 0), (0, 0), (0, v.shape[-1] - k.shape[-1]))
+  scale = q.shape[-1] ** -0.5
+  return jax.nn.dot_product_attention(jnp.pad(q, missing), jnp.pad(k, missing), v, scale=scale)
 
 
 def _attend_blocked(q, k, v, block_size=256):
@@ -60,16 +63,14 @@ COARSE_IMPLEMENTATIONS = {
 def coarse_attention(
   q: Float[Array, "batch queries heads dim"],
   k: Float[Array, "batch coarse heads dim"],
-  v: Float[Array, "batch coarse heads dim"],
+  v: Float[Array, "batch coarse heads value_dim"],
   *,
   implementation: str = "einsum",
-) -> Float[Array, "batch queries heads dim"]:
+) -> Float[Array, "batch queries heads value_dim"]:
   """softmax(q k^T / sqrt(dim)) v: every fine query attends to every coarse token.
 
   Args:
-    q: queries of the fine map.
-    k: keys of the coarse map.
-    v: values of the coarse map.
+    v: values, not narrower than the keys.
     implementation: `einsum` builds the queries x coarse matrix; `dot_product` calls
       `jax.nn.dot_product_attention`; `blocked` takes 256 queries at a time, in the backward pass
       too, so that memory is O(block x coarse): for detection-size maps.
@@ -87,26 +88,27 @@ def coarse_attention(
 
 def fine_attention(
   q: Float[Array, "batch queries heads dim"],
-  k: Float[Array, "batch heads children dim"],
-  v: Float[Array, "batch heads children dim"],
-  mask: Bool[Array, "batch heads children"] | None = None,
+  k: Float[Array, "batch heads *queries children dim"],
+  v: Float[Array, "batch heads *queries children dim"],
+  mask: Bool[Array, "batch heads *queries children"] | None = None,
 ) -> Float[Array, "batch queries heads dim"]:
-  """Attention of every query to the children of its head's selected coarse tokens.
+  """Attention of every query to the children of its head's selected coarse tokens, or of its own.
 
   Args:
-    q: queries of the fine map.
-    k: keys of the gathered children; they differ from head to head.
-    v: values of the gathered children.
-    mask: False for children past the border of an odd-sized map; at least one child of every head
+    k, v: of the gathered children; they differ from head to head, and from query to query where
+      there is an axis for these.
+    mask: False for children past the border of an odd-sized map or of no token; at least one child
       is True (the upper left child of a coarse token always exists).
   """
   dtype = accumulation_dtype(q.dtype)
-  scores = jnp.einsum("bnhd,bhkd->bhnk", q, k, preferred_element_type=dtype)
+  children = "bhkd" if k.ndim == 4 else "bhnkd"
+  scores = jnp.einsum(f"bnhd,{children}->bhnk", q, k, preferred_element_type=dtype)
   scores = scores / jnp.sqrt(q.shape[-1])
   if mask is not None:
-    scores = jnp.where(mask[:, :, None, :], scores, jnp.finfo(dtype).min)
+    mask = mask if mask.ndim == 4 else mask[:, :, None]
+    scores = jnp.where(mask, scores, jnp.finfo(dtype).min)
   weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-  return jnp.einsum("bhnk,bhkd->bnhd", weights, v)
+  return jnp.einsum(f"bhnk,{children}->bnhd", weights, v)
 
 
 def gated_fusion(

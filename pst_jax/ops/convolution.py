@@ -22,10 +22,7 @@ def conv2d(
 
   ('SAME' padding would differ from PyTorch's at stride 2.)
 
-  Args:
-    x: the map.
-    kernel: `channels_per_group` is 1 for a depthwise convolution, else the channels of `x`.
-    strides: in both directions.
+  `channels_per_group` is 1 for a depthwise convolution, else the channels of `x`.
   """
   side, _, per_group, features = kernel.shape
   plain = functools.partial(_convolve, strides=strides)
@@ -82,6 +79,20 @@ def _depthwise_backward(saved, gradient):
 
 
 _depthwise.defvjp(lambda x, kernel: (_depthwise(x, kernel), (x, kernel)), _depthwise_backward)
+
+
+def max_filter(
+  x: Float[Array, "batch height width channels"], side: int
+) -> Float[Array, "batch height width channels"]:
+  """Largest value of every side x side window, stride 1: first along columns, then along rows."""
+  edge = side // 2
+  for axis in (1, 2):
+    padding = [(0, 0)] * 4
+    padding[axis] = (edge, edge)
+    wide = jnp.pad(x, padding, constant_values=-jnp.inf)
+    shifted = (lax.slice_in_dim(wide, i, i + x.shape[axis], axis=axis) for i in range(side))
+    x = functools.reduce(jnp.maximum, shifted)
+  return x
 
 
 @jax.custom_vjp

@@ -8,10 +8,12 @@ _MODE = "promise_in_bounds"
 
 
 def gather_tokens(
-  tokens: Float[Array, "batch fine heads dim"], indices: Int[Array, "batch heads children"]
-) -> Float[Array, "batch heads children dim"]:
-  """The tokens at `indices`, each head its own."""
-  return jnp.take_along_axis(jnp.swapaxes(tokens, 1, 2), indices[..., None], axis=2, mode=_MODE)
+  tokens: Float[Array, "batch fine heads dim"], indices: Int[Array, "batch heads *queries children"]
+) -> Float[Array, "batch heads *queries children dim"]:
+  """The tokens at `indices`, each head (or each query of it) its own."""
+  flat = indices.reshape(*indices.shape[:2], -1, 1)
+  found = jnp.take_along_axis(jnp.swapaxes(tokens, 1, 2), flat, axis=2, mode=_MODE)
+  return found.reshape(*indices.shape, -1)
 
 
 def gather_and_project(

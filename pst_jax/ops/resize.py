@@ -1,4 +1,4 @@
-"""Bilinear resize."""
+"""Resizing of maps: bilinear, and doubling by repetition."""
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +26,16 @@ def resize_bilinear(
   Equal to torch.nn.functional.interpolate(mode="bilinear", align_corners=False). Exact doubling is
   two shifted sums; any other size (odd maps) goes through `jax.image.resize`, which for this
   filter renormalises at the border, i.e. clamps.
-
-  Args:
-    x: the map.
-    size: new height and width.
   """
   if size == (2 * x.shape[1], 2 * x.shape[2]):
     return _double(_double(x, 1), 2)
   return jax.image.resize(x, (x.shape[0], *size, x.shape[3]), "bilinear", antialias=False)
+
+
+def double_nearest(
+  x: Float[Array, "batch height width channels"],
+) -> Float[Array, "batch 2*height 2*width channels"]:
+  """Every position of the map four times, as a square of 2x2."""
+  batch, height, width, channels = x.shape
+  squares = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
+  return squares.reshape(batch, 2 * height, 2 * width, channels)

@@ -7,16 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pst_jax.errors import UserError
+
 
 class ConvNorm(nn.Module):
   """Convolution without bias, BatchNorm, then `activation` (SiLU unless said otherwise).
 
   Args:
-    c_in: channels of the input.
-    c_out: channels of the output.
     kernel: side of the kernel; the padding is kernel // 2 on every side.
-    stride: stride in both directions.
-    groups: groups of channels.
     activation: module applied last, or None.
     epsilon: added to the variance.
     momentum: share of the new batch in the running statistics (PyTorch's sense; Flax's is 1 - it).
@@ -43,6 +41,20 @@ class ConvNorm(nn.Module):
     return self.act(self.bn(self.conv(x)))
 
 
+def mlp(channels: int, hidden: int, **norm: float) -> nn.Sequential:
+  """Two 1x1 ConvNorms, the second without activation."""
+  return nn.Sequential(
+    ConvNorm(channels, hidden, **norm), ConvNorm(hidden, channels, activation=None, **norm)
+  )
+
+
+def start_narrow(block: nn.Module) -> None:
+  """Initialises the convolutions of an attention block as the authors do."""
+  for module in block.modules():
+    if isinstance(module, nn.Conv2d):
+      nn.init.trunc_normal_(module.weight, std=0.02, a=-2.0, b=2.0)
+
+
 def split_heads(x: Tensor, heads: int) -> Tensor:
   """[B, heads * d, H, W] -> [B, heads, H * W, d]."""
   return x.flatten(2).unflatten(1, (heads, -1)).transpose(2, 3)
@@ -54,17 +66,9 @@ def merge_heads(x: Tensor, height: int, width: int) -> Tensor:
 
 
 def select_tokens(q: Tensor, k: Tensor, top_k: int) -> Tensor:
-  """The coarse tokens that the queries score highest on average, for each image and head.
+  """The coarse tokens that the queries score highest on average, as `ops.token_scores` has them.
 
-  The mean over queries of q k^T is (mean of q) k^T, so the N x M matrix is never made.
-
-  Args:
-    q: queries [B, heads, N, d].
-    k: coarse keys [B, heads, M, d].
-    top_k: number of tokens, at most M.
-
-  Returns:
-    Token indices [B, heads, top_k].
+  From queries [B, heads, N, d] and coarse keys [B, heads, M, d] the indices [B, heads, top_k].
   """
   scores = (q.mean(2, keepdim=True) @ k.transpose(2, 3)).squeeze(2)
   return scores.topk(top_k).indices
@@ -75,15 +79,8 @@ def child_indices(
 ) -> tuple[Tensor, Tensor]:
   """Fine tokens (2r + 0|1, 2c + 0|1) under each selected coarse token (r, c).
 
-  Args:
-    selected: coarse tokens in row order [B, heads, k].
-    height: rows of the fine map.
-    width: columns of the fine map.
-    coarse_width: columns of the coarse map, ceil(width / 2).
-
-  Returns:
-    Indices of fine tokens [B, heads, 4k], clamped to the map, and a mask of the same shape that is
-    True where the child lies on the map.
+  From coarse tokens in row order [B, heads, k] the indices of fine tokens [B, heads, 4k], clamped
+  to the map, and a mask of the same shape that is True where the child lies on the map.
   """
   right = torch.tensor([0, 1, 0, 1], device=selected.device)
   below = torch.tensor([0, 0, 1, 1], device=selected.device)
@@ -102,31 +99,23 @@ class PyramidSparseAttention(nn.Module):
     num_heads: attention heads; the models use channels // 32.
     top_k: coarse tokens opened by the fine branch; 0 is coarse attention alone. An attribute:
       change it at any time, the parameters are the same.
-    epsilon: as in ConvNorm.
-    momentum: as in ConvNorm.
+    norm: epsilon and momentum, as in ConvNorm.
 
   Raises:
-    ValueError: num_heads does not divide channels; at the call, the maps are not 2:1 or top_k is
+    UserError: num_heads does not divide channels; at the call, the maps are not 2:1 or top_k is
       greater than the number of coarse tokens.
   """
 
-  def __init__(
-    self,
-    channels: int,
-    num_heads: int,
-    top_k: int = 0,
-    epsilon: float = 1e-5,
-    momentum: float = 0.1,
-  ):
+  def __init__(self, channels: int, num_heads: int, top_k: int = 0, **norm: float):
     super().__init__()
     if channels % num_heads:
-      raise ValueError(
+      raise UserError(
         f"{channels} channels cannot be split into {num_heads} heads; "
         "choose a number of heads that divides the channels"
       )
     self.num_heads = num_heads
     self.top_k = top_k
-    linear = {"activation": None, "epsilon": epsilon, "momentum": momentum}
+    linear = {"activation": None, **norm}
     self.q = ConvNorm(channels, channels, **linear)
     self.kv = ConvNorm(channels, 2 * channels, **linear)
     self.proj = ConvNorm(channels, channels, **linear)
@@ -140,7 +129,7 @@ class PyramidSparseAttention(nn.Module):
     """x [B, C, H, W], upper [B, C, ceil(H/2), ceil(W/2)] -> [B, C, H, W]."""
     (height, width), (coarse_height, coarse_width) = x.shape[2:], upper.shape[2:]
     if (coarse_height, coarse_width) != ((height + 1) // 2, (width + 1) // 2):
-      raise ValueError(
+      raise UserError(
         f"the upper map is {coarse_height}x{coarse_width} and the fine map {height}x{width}; "
         f"pass an upper map of {(height + 1) // 2}x{(width + 1) // 2}, half the size rounded up"
       )
@@ -161,7 +150,7 @@ class PyramidSparseAttention(nn.Module):
     """Attention of every query to the children of the selected tokens, [B, heads, N, d]."""
     height, width = x.shape[2:]
     if self.top_k > k.shape[2]:
-      raise ValueError(
+      raise UserError(
         f"top_k is {self.top_k} but the upper map has only {k.shape[2]} tokens; "
         f"use top_k <= {k.shape[2]} or larger images"
       )
@@ -182,31 +171,15 @@ class PyramidSparseAttention(nn.Module):
 
 
 class PSTBlock(nn.Module):
-  """Pyramid sparse attention and an MLP of two 1x1 ConvNorms, each with a residual.
-
-  Args: `mlp_ratio` is hidden channels of the MLP / channels; the others as in
-  PyramidSparseAttention.
-  """
+  """Pyramid sparse attention and an MLP of two 1x1 ConvNorms, each with a residual; see `PST`."""
 
   def __init__(
-    self,
-    channels: int,
-    num_heads: int,
-    mlp_ratio: float = 2.0,
-    top_k: int = 0,
-    epsilon: float = 1e-5,
-    momentum: float = 0.1,
+    self, channels: int, num_heads: int, mlp_ratio: float = 2.0, top_k: int = 0, **norm: float
   ):
     super().__init__()
-    norm = {"epsilon": epsilon, "momentum": momentum}
-    hidden = int(channels * mlp_ratio)
     self.attn = PyramidSparseAttention(channels, num_heads, top_k, **norm)
-    self.mlp = nn.Sequential(
-      ConvNorm(channels, hidden, **norm), ConvNorm(hidden, channels, activation=None, **norm)
-    )
-    for module in self.modules():
-      if isinstance(module, nn.Conv2d):
-        nn.init.trunc_normal_(module.weight, std=0.02, a=-2.0, b=2.0)
+    self.mlp = mlp(channels, int(channels * mlp_ratio), **norm)
+    start_narrow(self)
 
   def forward(self, x: Tensor, upper: Tensor) -> Tensor:
     """x [B, C, H, W], upper [B, C, ceil(H/2), ceil(W/2)] -> [B, C, H, W]."""
@@ -218,18 +191,13 @@ class PST(nn.Module):
   """Pyramid Sparse Transformer: fuses a coarse map into the fine map below it.
 
   Args:
-    c_fine: channels of the fine map.
-    c_coarse: channels of the coarse map.
-    c_out: channels of the output.
+    c_fine, c_coarse, c_out: channels of the two maps and of the output.
     num_blocks: PSTBlocks, called attnlayer_0, attnlayer_1, ...
-    mlp_ratio: hidden channels of a block's MLP / its channels.
-    expansion: channels inside / c_out; int(c_out * expansion) must be a multiple of 32.
-    top_k: as in PyramidSparseAttention; `set_top_k` changes it later.
-    epsilon: as in ConvNorm.
-    momentum: as in ConvNorm.
+    mlp_ratio, expansion: as `pst_jax.layers.PST` has them.
+    top_k, norm: as in PyramidSparseAttention.
 
   Raises:
-    ValueError: the channels inside are no multiple of 32; see also PyramidSparseAttention.
+    UserError: the channels inside are no multiple of 32; see also PyramidSparseAttention.
   """
 
   def __init__(
@@ -241,17 +209,15 @@ class PST(nn.Module):
     mlp_ratio: float = 2.0,
     expansion: float = 0.5,
     top_k: int = 0,
-    epsilon: float = 1e-5,
-    momentum: float = 0.1,
+    **norm: float,
   ):
     super().__init__()
     channels = int(c_out * expansion)
     if channels < 32 or channels % 32:
-      raise ValueError(
+      raise UserError(
         f"PST has {channels} channels inside (c_out {c_out} x expansion {expansion}); "
         "choose them so that int(c_out * expansion) is a multiple of 32, one head for each 32"
       )
-    norm = {"epsilon": epsilon, "momentum": momentum}
     self.num_blocks = num_blocks
     self.cv1 = ConvNorm(c_fine, channels, **norm)
     self.cvup = ConvNorm(c_coarse, channels, **norm)

@@ -1,0 +1,196 @@
+"""What a folder of checkpoints holds, read as plain files: steps and their records.
+
+DIR/300/state     the leaves, as nested dictionaries in Orbax's own format
+DIR/300/record    {"step", "run", "best", "extra", "metrics", "leaves": {name: [dtype, shape,
+                  checksum]}, "sha256"}, as JSON
+DIR/damaged/400   a checkpoint that was passed over: corrupt, or of another run; never read again
+DIR/../run_id     the run that the checkpoints are of; a folder of weights has none
+
+`extra["weights"]` is the metadata block that every converted file has too. Records of the first
+version lack `step`, `run`, `best` and that block: their `metrics["top1"]` stands for `best`.
+"""
+
+import hashlib
+import itertools
+import json
+import math
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pst_jax.errors import UserError
+from pst_jax.files import expand_home, parse_json, require_space
+
+Which = int | Literal["latest", "best"]
+
+ASIDE, RUN_ID = "damaged", "run_id"
+
+
+class CorruptError(Exception):
+  """The checkpoint is not what was saved; the text says in what."""
+
+
+@dataclass(frozen=True)
+class Identity:
+  """The run that checkpoints belong to.
+
+  Attributes:
+    run: name that was drawn when the run began; None: not known, anything is taken.
+    config: {"optim.learning_rate": 0.1} of the options that the run may not change.
+  """
+
+  run: str | None = None
+  config: Mapping[str, Any] = field(default_factory=dict)
+
+  def require(self, record: Mapping) -> None:
+    """Raises CorruptError for the record of a checkpoint of another run, or of another config."""
+    # Records of the first version name no run.
+    if self.run is not None and record["run"] not in (None, self.run):
+      raise CorruptError("it is of another run")
+    saved = record["extra"].get("config")
+    known = saved if isinstance(saved, dict) else {}
+    config = json.loads(json.dumps(dict(self.config)))  # tuples as lists, as records have them
+    for name, value in config.items():
+      if name in known and known[name] != value:
+        raise CorruptError(f"it is of another config: {name} is {known[name]!r} in it")
+
+
+def check_directory(directory: str | os.PathLike, needed_bytes: int = 0) -> None:
+  """Makes the directory and really writes a file into it.
+
+  Raises:
+    UserError: that failed, or fewer than `needed_bytes` bytes are free.
+  """
+  try:
+    pathlib.Path(directory).mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=directory, prefix=".probe") as probe:
+      probe.write(bytes(1 << 16))
+      probe.flush()
+      os.fsync(probe.fileno())
+  except OSError as error:
+    raise UserError(
+      f"The folder {directory} cannot be written ({error.strerror}); "
+      "choose another run_dir, or make room and set its permissions."
+    ) from error
+  require_space(
+    directory,
+    needed_bytes,
+    "The checkpoints need",
+    "free some space, choose another run_dir, or lower checkpoint.keep_latest.",
+  )
+
+
+def absolute(directory: str | os.PathLike) -> pathlib.Path:
+  return expand_home(directory).absolute()
+
+
+def saved_steps(directory: pathlib.Path) -> list[int]:
+  """Steps of the complete checkpoints, ascending; unfinished ones have other names."""
+  if not directory.is_dir():
+    return []
+  return sorted(int(x.name) for x in directory.iterdir() if is_step(x.name) and x.is_dir())
+
+
+def is_step(name: str) -> bool:
+  """Whether a folder's name is the number of a step as it is written here: no 045, no ٤٥."""
+  return name.isascii() and name.isdecimal() and name == str(int(name[:18]))
+
+
+def remove_unfinished(directory: pathlib.Path) -> None:
+  """Removes what a killed or failed save left, before the space on the disk is looked at."""
+  for path in directory.glob("*.orbax-checkpoint-tmp*"):
+    if path.is_dir() and not path.is_symlink():
+      shutil.rmtree(path)
+    else:
+      path.unlink()
+
+
+def set_aside(directory: pathlib.Path, step: int) -> None:
+  """Moves a checkpoint to `damaged/`, so that its step can be saved again, or raises UserError."""
+  asides = _numbered(directory, ASIDE)
+  aside = next(path for path in asides if path.is_dir() or not os.path.lexists(path))
+  target = next(path for path in _numbered(aside, str(step)) if not os.path.lexists(path))
+  try:
+    aside.mkdir(exist_ok=True)
+    (directory / str(step)).rename(target)
+  except OSError as error:
+    raise UserError(
+      f"The checkpoint {directory / str(step)} cannot be used, and cannot be moved to {target} "
+      f"({error.strerror}): move or delete it, then give the same command again."
+    ) from error
+
+
+def _numbered(folder: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
+  """Paths in a folder: NAME, NAME.1, NAME.2, ..."""
+  return (folder / (f"{name}.{i}" if i else name) for i in itertools.count())
+
+
+def steps_to_try(directory: pathlib.Path, step: Which) -> list[int]:
+  """The step asked for, and after "latest" and "best" the ones to fall back to, in order."""
+  steps = saved_steps(directory)[::-1]
+  if step == "best":
+    best = {number: read_best(directory, number) for number in steps}
+    return sorted(steps, key=lambda n: -math.inf if best[n] is None else best[n], reverse=True)
+  if step == "latest":
+    return steps
+  if step not in steps:
+    raise UserError(f"There is no checkpoint of step {step} in {directory}; there are {steps}.")
+  return [step]
+
+
+def sealed(record: dict) -> dict:
+  """The record as JSON gives it back, with the checksum that `read_record` verifies."""
+  record = json.loads(json.dumps(record))
+  return record | {"sha256": _sha256(record)}
+
+
+def read_record(directory: pathlib.Path, step: int) -> dict:
+  """The record of a checkpoint, with None where the first version has no value.
+
+  Raises:
+    CorruptError: it is missing, not what was written, or of another step.
+    OSError: it cannot be read.
+  """
+  try:
+    record = parse_json((directory / str(step) / "record" / "metadata").read_bytes())
+    intact = isinstance(record, dict) and record.pop("sha256", None) == _sha256(record)
+  except (*_MISSING, ValueError, RecursionError) as error:
+    raise CorruptError("its record is missing or unreadable") from error
+  if not intact:
+    raise CorruptError("its record was changed")
+  record = {"step": None, "run": None, "best": None} | record
+  has_parts = all(isinstance(record.get(name), dict) for name in ("extra", "metrics", "leaves"))
+  if not has_parts or not all(map(_is_leaf, record["leaves"].values())):
+    raise CorruptError("its record is incomplete")
+  if record["step"] not in (None, step):
+    raise CorruptError(f"it is the checkpoint of step {record['step']!r}")
+  return record
+
+
+_MISSING = FileNotFoundError, NotADirectoryError, IsADirectoryError
+
+
+def read_best(directory: pathlib.Path, step: int) -> float | None:
+  """What ranks a step among the best, the higher the better; None: nothing, or no good record."""
+  try:
+    record = read_record(directory, step)
+  except (CorruptError, OSError):
+    return None
+  value = record["metrics"].get("top1") if record["best"] is None else record["best"]
+  return finite(value) if isinstance(value, int | float) else None
+
+
+def finite(value: float | None) -> float | None:
+  return value if value is not None and abs(value) < math.inf else None
+
+
+def _is_leaf(entry: Any) -> bool:
+  return isinstance(entry, list) and len(entry) == 3 and isinstance(entry[1], list)
+
+
+def _sha256(record: dict) -> str:
+  return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""What turns maps into answers: logits of classes, or boxes."""

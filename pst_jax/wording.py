@@ -1,0 +1,25 @@
+"""Parts of sentences that several errors have in common."""
+
+from collections.abc import Iterable, Mapping
+
+
+def listed(items: Iterable[str], most: int = 5) -> str:
+  """The first few of them, and how many more there are."""
+  items = list(items)
+  return ", ".join(items[:most]) + (f" and {len(items) - most} more" * (len(items) > most))
+
+
+def mismatch(wanted: Mapping[str, tuple], given: Mapping[str, tuple], most: int = 20) -> str:
+  """What differs between arrays by name and shape; an empty text: nothing."""
+  problems = {
+    "missing": [name for name in wanted if name not in given],
+    "left over": [name for name in given if name not in wanted],
+    "of another shape": [
+      f"{name} {tuple(given[name])} instead of {tuple(shape)}"
+      for name, shape in wanted.items()
+      if name in given and tuple(given[name]) != tuple(shape)
+    ],
+  }
+  return "; ".join(
+    f"{len(names)} {problem}: {listed(names, most)}" for problem, names in problems.items() if names
+  )
