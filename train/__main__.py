@@ -1,11 +1,9 @@
 """python -m train CONFIG [overrides]: trains, or resumes, the run that a config file describes."""
 
-import dataclasses
 import pathlib
 import sys
-from typing import Annotated
 
-from train.command import run_command
+from pst_jax.errors import run_command
 
 USAGE = """\
 usage: python -m train CONFIG [--option value ...]
@@ -13,12 +11,13 @@ usage: python -m train CONFIG [--option value ...]
 Trains the network that a config file describes. The run folder (--run-dir) keeps the resolved
 config, checkpoints and metrics; the same command again resumes from the newest checkpoint.
 
-  python -m train configs/digits.py                             a first network, in minutes
-  python -m train configs/digits.py --help                      every option and its value
-  python -m train configs/digits.py --run-dir runs/mine --optim.learning-rate 0.05
+  python -m train configs/classification/digits.py               a first network, in minutes
+  python -m train configs/classification/digits.py --help        every option and its value
+  python -m train digits --run-dir runs/mine --optim.learning-rate 0.05
 
-SIGTERM saves and stops; the same command goes on. Exit codes: 0 the end of the run, 143 stopped by
-SIGTERM, 2 a mistake in the config or the data, 1 anything else.
+SIGTERM, Ctrl-C (twice: at once), a closed terminal or output save and stop; the same command goes
+on. Exit codes: 0 the end of the run, 128 + the signal where one stopped it (SIGTERM: 143), 2 a
+mistake in the config or the data, 1 anything else.
 
 configs:
 {configs}
@@ -27,59 +26,30 @@ configs:
 
 def main(arguments: list[str]) -> None:
   if not arguments or arguments[0] in ("-h", "--help"):
-    files = sorted(pathlib.Path("configs").glob("*.py"))
-    lines = [f"  {file.as_posix():36s} {_title(file)}" for file in files]
+    from train.config import config_files
+
+    lines = [f"  {file.as_posix():52s} {_title(file)}" for file in config_files()]
     print(USAGE.format(configs="\n".join(lines)))
     return
-  from train import config as schema
+  from pst_jax.files import local_folder
+  from train.config import load_file
+  from train.options import parse_run
+  from train.processes.join import init_processes
+  from train.run.timing import Times
 
-  base = schema.load_file(arguments[0])
-  config, processes = parse_run(base, arguments[0], arguments[1:])
-  from train.distributed import joined
-
-  with joined(processes) as should_stop:
+  config, processes = parse_run(load_file(arguments[0]), arguments[0], arguments[1:])
+  times = Times()
+  run_dir = local_folder(config.run_dir, "run_dir")
+  with init_processes(processes, run_dir, times) as should_stop:
     from train.loop import train
 
-    train(config, should_stop)
+    train(config, should_stop, times)
 
 
 def _title(file: pathlib.Path) -> str:
   """The first line of a config's description."""
   line = file.read_text().partition("\n")[0]
   return line.removeprefix('"""') if line.startswith('"""') else ""
-
-
-def parse_run(base, path: str, overrides: list[str]):
-  """As `parse`, and how this process finds the others of its run: (config, Processes)."""
-  import tyro
-
-  from train.distributed import Processes
-
-  whole = tyro.conf.arg(name="")  # the options keep their plain names
-  kind = dataclasses.make_dataclass(
-    "Run",
-    [("config", Annotated[type(base), whole]), ("processes", Annotated[Processes, whole])],
-    frozen=True,
-  )
-  run = _read(kind, kind(base, Processes()), base, path, overrides)
-  return run.config, run.processes
-
-
-def parse(base, path: str, overrides: list[str]):
-  """The config with the command line's overrides; exits with a message for an unknown option."""
-  return _read(type(base), base, base, path, overrides)
-
-
-def _read(kind, default, base, path, overrides):
-  import tyro
-
-  return tyro.cli(
-    kind,
-    default=default,
-    args=overrides,
-    prog=f"python -m train {path}",
-    description=f"Train {base.model.name} on {base.data.dataset}.",
-  )
 
 
 if __name__ == "__main__":

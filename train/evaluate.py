@@ -1,37 +1,34 @@
-"""python -m train.evaluate SOURCE: accuracy of trained weights, with the fine branch off and on."""
+"""python -m train.evaluate SOURCE: metrics of trained weights, with the fine branch off and on."""
 
 import argparse
 import sys
 
-from train.command import run_command
-from train.distributed import add_options, from_options, joined
+from pst_jax.commands.source import DESCRIPTION as SOURCE_HELP
+from pst_jax.commands.source import add_arguments as add_source_options
+from pst_jax.commands.source import read as read_source
+from pst_jax.errors import refuse_empty, run_command
+from train.options import make_parser
+from train.processes.join import add_options, from_options, init_processes
 
 DESCRIPTION = """\
 Evaluates trained weights on a split of a data set, every example once, with each top_k of --top-k
-in the same pass over the data, and prints a table and a plot. A run is evaluated on its own data
-set; weights of a file take --dataset. Images are prepared as the run did, or as the metadata of
-the weights say, unless the options below say otherwise.
+and each rule of --selection in the same pass over the data, and prints a table and a plot. A run is
+evaluated on its own data set; weights of a file take --dataset. Images are prepared as the run did,
+or as the metadata of the weights say, unless the options below say otherwise.
 
   python -m train.evaluate runs/digits --top-k 0 1 4 8 16
+  python -m train.evaluate runs/digits --top-k 1 4 --selection top_k random
+  python -m train.evaluate runs/digit_scenes --detections found.json --pictures found.png
   python -m train.evaluate resnet50.pth --dataset imagenet2012 --data-dir /data
   python -m train.evaluate weights.safetensors --dataset imagenet2012 --split validation[:10%] \\
       --top-k 0 1 2 4 8 16 --plot sweep.png
 """
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog="python -m train.evaluate",
-    description=DESCRIPTION,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Declares what is evaluated, how and on which images; `evaluation.source` takes the options."""
   add = parser.add_argument
-  add(
-    "source",
-    metavar="SOURCE",
-    help="a run folder, .pt, .pth or .safetensors, or a folder that `python -m pst_jax convert` "
-    "wrote",
-  )
+  add("source", metavar="SOURCE", help=SOURCE_HELP)
   add(
     "--top-k",
     type=int,
@@ -41,16 +38,13 @@ def _parser() -> argparse.ArgumentParser:
     "(default: what the config of the run says; weights of a file: 0 and 8)",
   )
   add(
-    "--step",
-    metavar="N",
-    help="of a run folder: a step, latest, or best by top-1 (default: latest)",
+    "--selection",
+    nargs="+",
+    metavar="RULE",
+    help="rules that pick these tokens, each used with every top_k: top_k, gumbel, random, or "
+    "module:function (default: what the config of the run says)",
   )
-  add(
-    "--weights",
-    choices=("params", "ema"),
-    help="the parameters or their moving average (default: the average where there is one)",
-  )
-  add("--model", metavar="NAME", help="the network, one of `python -m pst_jax models`, if need be")
+  add_source_options(parser)
   data = parser.add_argument_group("data", "Default: what the config of the run says.")
   add = data.add_argument
   add("--dataset", metavar="NAME", help="a data set prepared as array_record, digits or synthetic")
@@ -66,9 +60,20 @@ def _parser() -> argparse.ArgumentParser:
   )
   add("--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="subtracted (scale 0 to 1)")
   add("--std", type=float, nargs=3, metavar=("R", "G", "B"), help="divides after the mean")
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = make_parser("train.evaluate", description=DESCRIPTION)
+  add_arguments(parser)
   output = parser.add_argument_group("output")
-  output.add_argument("--plot", metavar="FILE", help="also draw the accuracy: .png, .svg or .pdf")
-  output.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
+  for option, text in {
+    "--plot": "also draw the metrics: .png, .svg or .pdf",
+    "--json": "also write the metrics as JSON",
+    "--detections": "detection: also write all boxes found, as COCO's JSON",
+    "--precision-recall": "detection: also draw precision against recall: .png, .svg or .pdf",
+    "--pictures": "detection: also draw what was found on some images, a .png",
+  }.items():
+    output.add_argument(option, metavar="FILE", help=text)
   output.add_argument("--force", action="store_true", help="replace files that exist")
   add_options(parser)
   return parser
@@ -76,7 +81,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str]) -> None:
   options = _parser().parse_args(arguments)
-  with joined(from_options(options), saves_on_sigterm=False):
+  refuse_empty(options)
+  with init_processes(from_options(options)):
     _evaluate(options)
 
 
@@ -84,36 +90,28 @@ def _evaluate(options: argparse.Namespace) -> None:
   # Late, so that --help answers at once.
   import jax
 
-  from train import evaluation_report as report
-  from train import evaluation_source as source
+  from train.evaluation import report, source
+  from train.tasks import registry
 
   # What can be found out at once must not wait for the reading.
-  report.check_outputs(options.plot, options.json, force=options.force)
-  weights = source.read(options.source, options.step, options.weights, options.model)
-  config = source.make_config(options.source, weights, options.top_k, _changes(options))
+  report.check_outputs(options)
+  config = source.run_config(options.source)
+  weights = read_source(options.source, options)
+  config = source.make_config(options, config, weights)
+  task = registry.find(config.task)
+  files = report.files_of(task, config, options)
   dataset = source.open_data(weights, config)
-  accuracy = source.evaluate_weights(weights, config, dataset)
+  totals, metrics = source.evaluate_weights(weights, config, dataset)
   if jax.process_index() == 0:
-    subject = report.Subject(options.source, weights.metadata, config.data)
-    parts = [*source.notes(weights, config, dataset), subject.headline, report.table(accuracy)]
-    print("\n\n".join([*parts, *report.text_plot(accuracy)]))
-    report.write_json(options.json, subject, accuracy, force=options.force)
-    report.write_plot(options.plot, subject, accuracy, force=options.force)
-
-
-def _changes(options: argparse.Namespace) -> dict:
-  """Fields of the config that the options set."""
-  changes = {
-    "data.dataset": options.dataset,
-    "data.data_dir": options.data_dir,
-    "data.eval_split": options.split,
-    "data.image_size": options.image_size,
-    "data.eval_crop": options.eval_crop,
-    "data.mean": options.mean and tuple(options.mean),
-    "data.std": options.std and tuple(options.std),
-    "eval_batch_size": options.batch_size,
-  }
-  return {name: value for name, value in changes.items() if value is not None}
+    subject = report.Subject(options.source, weights.metadata, config, task.columns)
+    notes, table = source.assumptions(weights, config, dataset), report.table(subject, metrics)
+    details = report.details(task, config, totals, dataset)
+    plot = report.text_plot(subject, metrics)
+    print("\n\n".join([*notes, subject.headline, *details, table, *plot]))
+    report.write_json(options.json, subject, metrics, force=options.force)
+    for (option, name), path in files.items():
+      task.files[option](path, totals[name], dataset, force=options.force)
+    report.write_plot(options.plot, subject, metrics, force=options.force)
 
 
 if __name__ == "__main__":

@@ -4,72 +4,81 @@ import collections
 import contextlib
 import dataclasses
 import importlib.metadata
-import math
+import pathlib
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 
-from train import sharding
-from train.agreement import meet, require_agreement
-from train.checkpoint import Checkpoints
-from train.command import Stopped
-from train.config import Config, ConfigError, flatten
-from train.data import Dataset, open_dataset, train_batches
-from train.evaluation import evaluate
+from pst_jax.convert import Metadata
+from pst_jax.errors import Stopped
+from train import devices, freezing, sharding
+from train.config_values import flatten
+from train.data import Dataset, train_batches
+from train.evaluation.evaluator import evaluate, top_k_notes
+from train.evaluation.report import described
 from train.init_from import initial_values
-from train.logging import RunLog
-from train.profiling import Profiler
-from train.run_folder import RunFolder, open_run
+from train.processes.consistency import barrier, require_consistency
+from train.replicas import ReplicaCheck
+from train.run.checkpoints import Checkpoints
+from train.run.folder import RunFolder, open_run
+from train.run.log import RunLog
+from train.run.profiling import Profiler
+from train.run.step_metrics import StepMetrics
+from train.run.timing import Times
+from train.schema import Config
 from train.setup import Setup, make_setup
 from train.state import TrainState
-from train.timing import Times
-
-# A step whose loss is finite can still spoil the parameters, and they must not be saved then.
-MUST_BE_FINITE = ("loss", "grad_norm", "param_norm")
+from train.tasks import registry
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """Attributes:
-  state: after the last step.
-  accuracy: as `evaluate` returns it, of the last evaluation.
-  """
+  """What a run ends with: the state, and the last evaluation as `evaluate` returns it."""
 
   state: TrainState
-  accuracy: dict[int, dict[str, float]]
+  metrics: dict[str, dict[str, float]]
 
 
-def train(config: Config, should_stop: Callable[[int], bool] = lambda step: False) -> Result:
+def train(
+  config: Config,
+  should_stop: Callable[[int], bool] = lambda step: False,
+  times: Times | None = None,
+) -> Result:
   """Trains to the end of the schedule, from the newest checkpoint of the run folder if it has one.
 
   Args:
     config: the run.
-    should_stop: asked after every step: shall the run save and stop here? The same in all
-      processes; see `distributed.joined`.
+    should_stop: see `join.ShouldStop`.
+    times: begun where the command began.
 
   Raises:
-    ConfigError: a mistake in the config, the data or the folder; a loss that is not finite.
+    UserError: a mistake in the config, the data or the folder; a loss that is not finite.
     Stopped: `should_stop` said so, and the state of that step is saved.
   """
-  times = Times()
-  dataset = open_dataset(config.data)
+  times = times or Times()
+  dataset = registry.find(config.task).open(config)
   setup = make_setup(config, dataset.num_classes, dataset.num_train)
   is_main = jax.process_index() == 0
-  # Before the folder is made: with a mistake in init_from there shall be no run.
-  given, origin = initial_values(setup)
+  # Before the folder is made: a mistake in init_from must not leave one behind.
+  pretrained, report = initial_values(setup)
   profiler = Profiler(config, setup.total_steps, RunFolder(config.run_dir).profile, enabled=is_main)
   with contextlib.ExitStack() as stack:
     folder = stack.enter_context(open_run(config, is_main))
-    require_agreement(config, dataset, folder)
-    meet(setup.mesh)
+    require_consistency(config, dataset, folder)
+    barrier(setup.mesh)
     stack.enter_context(profiler)
     checkpoints = stack.enter_context(
-      Checkpoints(folder.checkpoints, keep_latest=config.checkpoint.keep_latest)
+      Checkpoints(
+        folder.checkpoints,
+        keep_latest=config.checkpoint.keep_latest,
+        read_back=config.checkpoint.read_back,
+        identity=folder.identity(config),
+      )
     )
     checkpoints.require_space(setup.abstract_state)
     restored = checkpoints.restore(setup.abstract_state)
-    state = restored.state if restored else setup.initial_state(given=given)
+    state = restored.state if restored else setup.initial_state(pretrained=pretrained)
     first_step = restored.step if restored else 0
     with RunLog(
       folder.path,
@@ -78,21 +87,26 @@ def train(config: Config, should_stop: Callable[[int], bool] = lambda step: Fals
       start_step=first_step,
       enabled=is_main,
     ) as log:
-      for line in [_headline(setup, dataset, folder.path, first_step), *origin]:
+      headline = _headline(setup, dataset, folder.path, first_step)
+      learning = freezing.described(
+        setup.abstract_state.params, config.optim.trainable, config.optim.frozen
+      )
+      remarks = [*top_k_notes(setup), *setup.task.remarks(config)]
+      for line in [headline, *devices.lines(), *remarks, *report, *learning]:
         log.message(line)
-      times.rest("startup")
+      times.elapsed("startup")
       run = _Run(setup, dataset, checkpoints, log, times, profiler, should_stop)
-      state, accuracy = _steps(run, state, first_step)
+      state, metrics = _steps(run, state, first_step)
       with times.measure("checkpoint"):
         checkpoints.wait()
-      if accuracy is None:  # resumed after the last step
+      if metrics is None:  # resumed after the last step
         with times.measure("evaluation"):
-          accuracy = evaluate(setup, state.eval_variables, dataset)
+          metrics = evaluate(setup, state.eval_variables, dataset)
       log.summary(
-        _summary(config, accuracy, folder, checkpoints, times),
+        _summary(setup, metrics, folder, checkpoints, times),
         _next_commands(config, folder.path),
       )
-  return Result(state, accuracy)
+  return Result(state, metrics)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,39 +124,42 @@ class _Run:
 
 def _steps(run: _Run, state: TrainState, first_step: int):
   setup, config, log, times = run.setup, run.setup.config, run.log, run.times
-  # Whoever takes the weights elsewhere finds the names of the classes with them.
-  extra = {
-    "config": flatten(config),
-    "versions": _versions(),
-    "class_names": run.dataset.class_names,
-  }
-  pending, accuracy = _Metrics(run.checkpoints), None
-  batches = _Batches(setup, run.dataset, first_step)
+  pending, metrics = StepMetrics(run.checkpoints, setup.abstract_state.params), None
+  batches = _batches(setup, run.dataset, first_step)
+  replicas = ReplicaCheck(config.check_replicas_every, first_step, run.checkpoints)
   for step in range(first_step + 1, setup.total_steps + 1):
     with times.measure("data_wait"):
       batch = next(batches)
     # The first call compiles; later ones return at once, and the devices compute.
     with times.measure("compilation" if step == first_step + 1 else "compute"):
-      state, metrics = run.profiler.run(step, setup.train_step, state, batch)
-    pending.add(step, metrics)
+      state, step_metrics = run.profiler.run(step, setup.train_step, state, batch)
+    pending.add(step, step_metrics)
     log.advance(step)
     evaluation_due = setup.is_due(step, config.eval_every_epochs)
     stops = run.should_stop(step)
+    replicas.check(step, state)
     save_due = stops or setup.is_due(step, config.checkpoint.every_epochs)
     if step % config.log_every == 0 or evaluation_due or save_due:
       values = pending.check()
       if step % config.log_every == 0 or step == setup.total_steps:
         epoch = {"epoch": step / setup.steps_per_epoch}
         log.train(step, epoch | values | times.since_last())
-    measured = None
+    best = None
     if evaluation_due:
       with log.activity("evaluating"), times.measure("evaluation"):
-        accuracy = evaluate(setup, state.eval_variables, run.dataset)
-      log.write(step, _flat(accuracy))
-      measured = {"top1": accuracy[config.eval_top_k[0]]["top1"]}
+        metrics = evaluate(setup, state.eval_variables, run.dataset)
+      log.write(step, _flat(metrics))
+      best = setup.task.best(next(iter(metrics.values())))
     if save_due:
       with log.activity("saving"), times.measure("checkpoint"):
-        run.checkpoints.save(step, state, metrics=measured, extra=extra)
+        log.sync()
+        run.checkpoints.save(
+          step,
+          state,
+          metrics=_flat(metrics) if evaluation_due else None,
+          best=best,
+          extra=_extra(run, step),
+        )
     if stops and step < setup.total_steps:
       run.checkpoints.wait()
       raise Stopped(
@@ -151,89 +168,71 @@ def _steps(run: _Run, state: TrainState, first_step: int):
         if jax.process_index() == 0
         else ""
       )
-  return state, accuracy
+  return state, metrics
 
 
-class _Batches:
+def _extra(run: _Run, step: int) -> dict:
+  """What a checkpoint says of itself, and of its weights to whoever takes them elsewhere."""
+  config, flat = run.setup.config, flatten(run.setup.config)
+  metadata = Metadata.of_run(
+    flat,
+    run.dataset.num_classes,
+    source=pathlib.Path(config.run_dir).resolve().name,
+    step=step,
+    weights="ema" if config.ema_decay > 0 else "params",
+    class_names=run.dataset.class_names,
+    task=config.task,
+  )
+  versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")}
+  return {"config": flat, "versions": versions, "weights": metadata.to_block()}
+
+
+def _batches(setup: Setup, dataset: Dataset, first_step: int) -> Iterator[dict]:
   """Global batches on the devices, a few ahead of the step."""
-
-  def __init__(self, setup: Setup, dataset: Dataset, first_step: int):
-    config = setup.config
-    host_batches = train_batches(
-      dataset,
-      config.data,
-      seed=config.seed,
-      batch_size=config.batch_size,
-      first_step=first_step,
-      host_index=jax.process_index(),
-      host_count=jax.process_count(),
-    )
-    self._batches = (sharding.put_batch(batch, setup.mesh) for batch in host_batches)
-    self._ahead = collections.deque(maxlen=config.data.prefetch)
-
-  def __next__(self) -> dict:
-    while len(self._ahead) < self._ahead.maxlen:
-      self._ahead.append(next(self._batches))
-    return self._ahead.popleft()
+  config, ahead = setup.config, collections.deque()
+  host_batches = train_batches(
+    dataset,
+    config.data,
+    seed=config.seed,
+    batch_size=config.batch_size,
+    first_step=first_step,
+    host_index=jax.process_index(),
+    host_count=jax.process_count(),
+  )
+  for batch in host_batches:  # without end
+    ahead.append(sharding.put_batch(batch, setup.mesh))
+    if len(ahead) == config.data.prefetch:
+      yield ahead.popleft()
 
 
-class _Metrics:
-  """Metrics of the latest steps, left on the device until they are looked at."""
-
-  def __init__(self, checkpoints: Checkpoints):
-    self._checkpoints = checkpoints
-    self._pending = []
-
-  def add(self, step: int, metrics: dict) -> None:
-    self._pending.append((step, metrics))
-    if len(self._pending) > 2:
-      # The host must not run arbitrarily far ahead of the devices.
-      jax.block_until_ready(self._pending[-3])
-
-  def check(self) -> dict[str, float]:
-    """The newest metrics.
-
-    Raises:
-      ConfigError: since the last call a step's loss, gradients or parameters were not finite.
-    """
-    pending, self._pending = jax.device_get(self._pending), []
-    for step, metrics in pending:
-      wrong = [name for name in MUST_BE_FINITE if not math.isfinite(metrics[name])]
-      if wrong:
-        last = self._checkpoints.latest_step
-        good = f"the last good checkpoint is step {last}" if last else "there is no checkpoint yet"
-        raise ConfigError(
-          f"the {wrong[0]} was {metrics[wrong[0]]} at step {step} with learning rate "
-          f"{metrics['learning_rate']:.3g}; {good}: lower optim.learning-rate, or clip gradients "
-          "with optim.clip-norm, in a new run folder"
-        )
-    return {name: float(value) for name, value in pending[-1][1].items()}
-
-
-def _flat(accuracy):
+def _flat(metrics):
   return {
-    f"eval/{name}_k{top_k}": value
-    for top_k, values in accuracy.items()
-    for name, value in values.items()
+    f"eval/{metric}_{name}": value
+    for name, values in metrics.items()
+    for metric, value in values.items()
   }
 
 
 def _headline(setup, dataset, path, first_step):
-  config, platform = setup.config, setup.mesh.devices.flat[0].platform
+  config = setup.config
   is_finished = first_step == setup.total_steps
   start = f"finished at step {first_step}" if is_finished else f"goes on after step {first_step}"
   return (
     f"{config.model.name} on {config.data.dataset}: {dataset.num_train} training and "
     f"{dataset.num_eval} evaluation images, {dataset.num_classes} classes; "
-    f"{setup.total_steps} steps of {config.batch_size} images on {setup.mesh.size} {platform} "
-    f"device(s)\n{path}: {start if first_step else 'a new run'}"
+    f"{setup.total_steps} steps of {config.batch_size} images\n"
+    f"{path}: {start if first_step else 'a new run'}"
   )
 
 
-def _summary(config, accuracy, folder, checkpoints, times):
+def _summary(setup, metrics, folder, checkpoints, times):
+  first = setup.task.columns[0]
   rows = [
-    (f"top-1 with top_k={top_k}", f"{100 * values['top1']:.2f} % of {values['count']:.0f}")
-    for top_k, values in accuracy.items()
+    (
+      f"{first.name} with {described(setup.config.evals[name])}",
+      f"{first.text(values)}{first.unit} of {values['count']:.0f}",
+    )
+    for name, values in metrics.items()
   ]
   return [
     *rows,
@@ -249,10 +248,6 @@ def _summary(config, accuracy, folder, checkpoints, times):
 def _next_commands(config, path):
   run, file = shlex.quote(str(path)), shlex.quote(f"{path.name}.safetensors")
   return [
-    f"python -m train.evaluate {run} --top-k {max(config.eval_top_k)}",
+    f"python -m train.evaluate {run} --top-k {max(each.top_k for each in config.evals.values())}",
     f"python -m pst_jax convert {run} {file}",
   ]
-
-
-def _versions():
-  return {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")}

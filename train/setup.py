@@ -1,7 +1,8 @@
-"""From a config to what a run needs: network, optimizer, mesh, state, compiled steps."""
+"""From a config to what a run or an evaluation needs: network, mesh, state, compiled steps."""
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,39 +13,39 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 import pst_jax
+from pst_jax import limits
+from pst_jax.errors import UserError
 from train import sharding
-from train.config import Config, ConfigError, ModelConfig, check
-from train.gradients import check_parts, make_gradients
+from train.config_values import check, check_values
 from train.optim import make_optimizer, make_schedule
+from train.schema import Config, ModelConfig
 from train.state import TrainState, initial_state
 from train.step import make_eval_step, make_train_step
+from train.tasks import registry
+from train.tasks.base import Task
 
 
-@dataclasses.dataclass(frozen=True)
-class Setup:
-  """Everything of a run but its data and its state.
-
-  Attributes:
-    config: the run.
-    mesh: the devices.
-    model: the network as it is trained.
-    total_steps: steps of the whole run.
-    steps_per_epoch: training examples / batch size, a fraction in general.
-    abstract_state: shapes, types and shardings of the state.
-    initial_state: (given values or nothing) -> the state at step 0, made sharded.
-    train_step: (state, batch) -> (state, metrics); donates the state.
-    eval_step: (variables, batch) -> sums by top_k.
-  """
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalSetup:
+  """Everything of an evaluation but its data and the weights."""
 
   config: Config
+  task: Task
   mesh: Mesh
-  model: nn.Module
+  model: nn.Module  # as it is trained
+  eval_step: Callable  # (variables, batch) -> what the task measures, by the names of config.evals
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setup(EvalSetup):
+  """Everything of a run but its data and its state."""
+
   total_steps: int
-  steps_per_epoch: float
-  abstract_state: TrainState
-  initial_state: Callable[..., TrainState]
-  train_step: Any
-  eval_step: Any
+  steps_per_epoch: float  # training examples / batch size, a fraction in general
+  abstract_state: TrainState  # shapes, types and shardings
+  abstract_batch: dict[str, jax.ShapeDtypeStruct]  # likewise, of a global batch
+  initial_state: Callable[..., TrainState]  # (pretrained values or nothing) -> at step 0, sharded
+  train_step: Any  # compiled, (state, batch) -> (state, metrics); donates the state
 
   def is_due(self, step: int, every_epochs: float) -> bool:
     """Whether `step` completes a multiple of `every_epochs`, or the run."""
@@ -52,94 +53,112 @@ class Setup:
     return step == self.total_steps or int(step / every) > int((step - 1) / every)
 
 
-def create_model(config: ModelConfig, num_classes: int) -> nn.Module:
-  """The network of a config; raises ConfigError for what cannot be."""
-  try:
-    return pst_jax.create_model(
-      config.name,
-      num_classes,
-      top_k=config.top_k,
-      width=config.width,
-      stem=config.stem,
-      dropout=config.dropout,
-      dtype=jnp.dtype(config.dtype),
-      group_size=config.batch_norm_group_size,
-      remat=config.remat,
-      remat_policy=config.remat_policy,
-    )
-  except ValueError as error:
-    raise ConfigError(str(error)) from None
-
-
-def make_setup(
-  config: Config, num_classes: int, num_train: int, devices=None, for_training: bool = True
-) -> Setup:
+def make_setup(config: Config, num_classes: int, num_train: int, devices=None) -> Setup:
   """Checks the config against the data and the devices, before anything is compiled or saved.
 
-  Args:
-    config: the run.
-    num_classes: of the data.
-    num_train: training examples.
-    devices: None: all.
-    for_training: False: evaluation alone, to which the batch size and `fsdp` do not matter, so that
-      any number of devices will do.
-
   Raises:
-    ConfigError: a value that cannot be, alone or together with the data or devices.
+    UserError: a value that cannot be, alone or together with the data or devices.
   """
   check(config)
-  mesh = sharding.make_mesh(config.fsdp if for_training else 1, devices)
-  if for_training:
-    _check_batch(config, num_train, mesh.size)
-  # Where the type is float64 the caller has enabled x64; without it JAX would compute in float32.
-  if config.model.dtype == "float64" and not jax.config.jax_enable_x64:
-    raise ConfigError("model.dtype is float64, which needs JAX_ENABLE_X64=1 in the environment")
+  task, mesh = registry.find(config.task), sharding.make_mesh(config.fsdp, devices)
+  _check_batch(config, task, num_train, mesh.size)
   steps_per_epoch = num_train / config.batch_size
   total_steps = max(1, round(config.epochs * steps_per_epoch))
+  if not limits.STEPS.allows(total_steps):
+    raise UserError(
+      f"epochs is {config.epochs}, which is {total_steps:,} steps with these data, but the number"
+      f" of steps must be {limits.STEPS.text}: lower it"
+    )
   schedule = make_schedule(config.optim, total_steps, steps_per_epoch)
-  optimizer = make_optimizer(config.optim, schedule)
+  optimizer = make_optimizer(config.optim, schedule, steps_per_epoch)
   model = create_model(config.model, num_classes)
   abstract_state, create = _state(config, model, optimizer, mesh)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
-  options = pst_jax.compiler_options(mesh.devices.flat[0].platform)
-  batch, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
-  train_step = make_train_step(
+  step = make_train_step(
+    task,
+    model,
     optimizer,
     schedule,
     config,
-    make_gradients(model, config, mesh),
+    mesh,
     gather=lambda params: sharding.gather(params, shardings.params, mesh),
     scatter=lambda grads: jax.lax.with_sharding_constraint(grads, shardings.params),
   )
-  eval_models = {top_k: model.clone(top_k=top_k) for top_k in config.eval_top_k}
-  _check_networks(config, {config.model.top_k: model} | eval_models, abstract_state)
+  batch = sharding.batch_sharding(mesh)
   return Setup(
-    config,
-    mesh,
-    model,
-    total_steps,
-    steps_per_epoch,
-    abstract_state,
-    create,
-    jax.jit(
-      train_step,
+    **vars(_evaluation(config, task, mesh, model, abstract_state.variables)),
+    total_steps=total_steps,
+    steps_per_epoch=steps_per_epoch,
+    abstract_state=abstract_state,
+    abstract_batch={
+      name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=batch)
+      for name, (shape, dtype) in task.example(config).items()
+    },
+    initial_state=create,
+    train_step=jax.jit(
+      step,
       in_shardings=(shardings, batch),
-      out_shardings=(shardings, whole),
+      out_shardings=(shardings, sharding.replicated(mesh)),
       donate_argnums=0,
-      compiler_options=options,
-    ),
-    jax.jit(
-      make_eval_step(eval_models, config),
-      in_shardings=(None, batch),
-      out_shardings=whole,
-      compiler_options=options,
+      compiler_options=_compiler_options(mesh),
     ),
   )
+
+
+def make_eval_setup(config: Config, num_classes: int, devices=None) -> EvalSetup:
+  """As `make_setup`, for evaluation alone: any number of devices will do.
+
+  Raises:
+    UserError: a value that cannot be.
+  """
+  check_values(config)
+  mesh = sharding.make_mesh(devices=devices)
+  model = create_model(config.model, num_classes)
+  size = config.data.image_size
+  images = jax.ShapeDtypeStruct((1, size, size, 3), model.dtype)
+  variables = jax.eval_shape(model.clone(top_k=0).init, jax.random.key(0), images)
+  return _evaluation(config, registry.find(config.task), mesh, model, variables)
+
+
+def _evaluation(config, task, mesh, model, abstract_variables) -> EvalSetup:
+  models = {
+    name: model.clone(top_k=each.top_k, selection=each.selection or config.model.selection)
+    for name, each in config.evals.items()
+  }
+  for each in [model, *models.values()]:
+    _check_network(config, each, abstract_variables)
+  step = jax.jit(
+    make_eval_step(task, models, config),
+    in_shardings=(None, sharding.batch_sharding(mesh)),
+    out_shardings=sharding.replicated(mesh),
+    compiler_options=_compiler_options(mesh),
+  )
+  return EvalSetup(config=config, task=task, mesh=mesh, model=model, eval_step=step)
+
+
+def _compiler_options(mesh: Mesh) -> dict:
+  return pst_jax.compiler_options(mesh.devices.flat[0].platform)
+
+
+def create_model(config: ModelConfig, num_classes: int) -> nn.Module:
+  """The network of a config; raises UserError for what cannot be."""
+  # Where the type is float64 the caller has enabled x64; without it JAX would compute in float32.
+  if config.dtype == "float64" and not jax.config.jax_enable_x64:
+    raise UserError("model.dtype is float64, which needs JAX_ENABLE_X64=1 in the environment")
+  options = vars(config) | {"dtype": jnp.dtype(config.dtype)}
+  options["group_size"] = options.pop("batch_norm_group_size")
+  # A detector has no stem and no dropout: their defaults ask for nothing.
+  known = pst_jax.models.model_options(config.name)
+  for name in ("stem", "dropout"):
+    if name not in known and options[name] == getattr(ModelConfig, name):
+      del options[name]
+  return pst_jax.create_model(num_classes=num_classes, **options)
 
 
 def _state(
   config: Config, model: nn.Module, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> tuple[TrainState, Callable[..., TrainState]]:
+  """The abstract state, and what makes the one at step 0."""
   size = config.data.image_size
   create = functools.partial(
     initial_state,
@@ -149,10 +168,7 @@ def _state(
     (size, size, 3),
     keep_ema=config.ema_decay > 0,
   )
-  try:
-    shapes = jax.eval_shape(create)
-  except ValueError as error:
-    raise ConfigError(str(error)) from None
+  shapes = jax.eval_shape(create)
   shardings = sharding.state_shardings(shapes, mesh)
   abstract = jax.tree.map(
     lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
@@ -165,31 +181,67 @@ def _state(
   return abstract, jax.jit(create, out_shardings=shardings, compiler_options=options)
 
 
-def _check_batch(config, num_train, num_devices):
-  size, group = config.batch_size, config.model.batch_norm_group_size
+def _check_batch(config: Config, task: Task, num_train: int, num_devices: int) -> None:
+  """Raises UserError for a batch that cannot be cut, with the gradients of the whole batch."""
+  size, steps = config.batch_size, config.accumulation_steps
+  group = config.model.batch_norm_group_size
   if size > num_train:
-    raise ConfigError(
+    raise UserError(
       f"batch_size is {size}, but there are {num_train} training examples: choose a smaller one"
     )
   if size % num_devices:
-    raise ConfigError(
+    raise UserError(
       f"batch_size is {size}, which {num_devices} devices do not divide: choose a multiple of "
       f"{num_devices}"
     )
   if group and size % group:
-    raise ConfigError(
+    raise UserError(
       f"batch_size is {size}, which BatchNorm groups of {group} examples do not divide: choose a "
       "multiple of model.batch_norm_group_size"
     )
-  check_parts(config, num_devices)
+  per_device = size // num_devices
+  if per_device % steps:
+    raise UserError(
+      f"accumulation_steps is {steps}, which does not divide the {per_device} examples of a device "
+      f"(batch_size {size} over {num_devices} devices): choose a divisor of {per_device}"
+    )
+  part = per_device // steps
+  if steps > 1 and group is None:
+    raise UserError(
+      f"accumulation_steps is {steps}, but BatchNorm takes its statistics over the whole batch, "
+      f"which is never there at once: set model.batch_norm_group_size to {part}, or to a divisor"
+    )
+  if steps > 1 and part % group:
+    raise UserError(
+      f"accumulation_steps is {steps}, so a device sees {part} examples at a time, which BatchNorm "
+      f"groups of {group} examples do not divide: choose fewer steps, or another "
+      "model.batch_norm_group_size"
+    )
+  neighbours, reason = task.together(config)
+  if part % neighbours:
+    raise UserError(
+      f"a device sees {part} examples at a time, but {reason}: choose a batch_size (and "
+      f"accumulation_steps) that leaves a multiple of {neighbours}"
+    )
 
 
-def _check_networks(config, models, abstract_state):
-  """Traces each network once: too large a top_k must be found before hours of training."""
+def smallest_batch_per_device(config: Config) -> int:
+  """Every multiple of these examples a device can be cut as `make_setup` wants it."""
+  group = config.model.batch_norm_group_size or 1
+  neighbours, _ = registry.find(config.task).together(config)
+  return config.accumulation_steps * math.lcm(group, neighbours)
+
+
+def _check_network(config: Config, model: nn.Module, abstract_variables) -> None:
+  """Traces a network once: too large a top_k must be found before hours of training."""
   side = config.data.image_size
   images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.dtype(config.model.dtype))
-  for model in models.values():
-    try:
-      jax.eval_shape(model.apply, abstract_state.variables, images)
-    except ValueError as error:
-      raise ConfigError(f"{error} (images are {side}x{side})") from None
+  key = jax.random.key(0)
+  try:
+    jax.eval_shape(
+      lambda variables, images: model.apply(variables, images, rngs={"selection": key}),
+      abstract_variables,
+      images,
+    )
+  except UserError as error:
+    raise UserError(f"{error} (images are {side}x{side})") from None

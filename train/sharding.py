@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from train.config import ConfigError
+from pst_jax.errors import UserError
 
 # Arrays with fewer elements stay whole on every device: gathering them costs more than it saves.
 LEAST_SHARDED = 2**14
@@ -16,11 +16,11 @@ def make_mesh(fsdp: int = 1, devices=None) -> Mesh:
   """A mesh ("data", "fsdp") of all devices; the batch is split over both axes.
 
   Raises:
-    ConfigError: when `fsdp` does not divide the number of devices.
+    UserError: when `fsdp` does not divide the number of devices.
   """
   devices = jax.devices() if devices is None else devices
   if len(devices) % fsdp:
-    raise ConfigError(
+    raise UserError(
       f"fsdp={fsdp} does not divide the {len(devices)} devices: choose a divisor of {len(devices)}"
     )
   return jax.make_mesh(
@@ -40,12 +40,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def state_shardings(abstract_state, mesh: Mesh):
-  """For every leaf: its largest axis that `fsdp` divides is split over it, small leaves stay whole.
-
-  Args:
-    abstract_state: tree of `jax.ShapeDtypeStruct`.
-    mesh: from `make_mesh`.
-  """
+  """For each leaf: its largest axis that `fsdp` divides is split over it; small ones stay whole."""
   size = mesh.shape["fsdp"]
 
   def spec(leaf):
@@ -61,12 +56,8 @@ def state_shardings(abstract_state, mesh: Mesh):
 def gather(tree, shardings, mesh: Mesh):
   """The tree whole on every device: all that `fsdp` splits crosses the wires in one all-gather.
 
-  Left to the compiler it would be one for each leaf.
-
-  Args:
-    tree: arrays, all that are split of one type.
-    shardings: from `state_shardings`, of the same structure.
-    mesh: from `make_mesh`.
+  Left to the compiler it would be one for each leaf. All that are split must be of one type;
+  `shardings` are those of `state_shardings`.
   """
   leaves, structure = jax.tree.flatten(tree)
   specs = [place.spec for place in jax.tree.leaves(shardings)]

@@ -11,19 +11,13 @@ from flax import linen as nn
 
 
 class TrainState(flax.struct.PyTreeNode):
-  """Attributes:
-  step: steps done so far.
-  params: parameters, in float32 or wider.
-  batch_stats: running statistics of BatchNorm.
-  opt_state: state of the optax optimizer.
-  ema: moving averages {"params", "batch_stats"} for evaluation; None: not kept.
-  """
+  """What training changes."""
 
-  step: jax.Array
-  params: Any
-  batch_stats: Any
+  step: jax.Array  # steps done so far
+  params: Any  # in float32 or wider
+  batch_stats: Any  # running statistics of BatchNorm
   opt_state: Any
-  ema: Any
+  ema: Any  # moving averages {"params", "batch_stats"} for evaluation; None: not kept
 
   @property
   def variables(self) -> dict:
@@ -41,22 +35,19 @@ def initial_state(
   key: jax.Array,
   image_shape: tuple[int, int, int],
   keep_ema: bool,
-  given: dict[str, jax.Array] | None = None,
+  pretrained: dict[str, jax.Array] | None = None,
 ) -> TrainState:
   """The state at step 0; meant to run under jit, so that every array is born sharded.
 
   Args:
-    model: the network.
-    optimizer: its state is made from the parameters.
     key: of the random start.
     image_shape: height, width and channels.
-    keep_ema: start moving averages.
-    given: {"params/backbone/stem/conv/kernel": array} that take the place of random values.
+    pretrained: {"params/backbone/stem/conv/kernel": array} that take the place of random values.
   """
   # The images' batch does not matter: parameters do not depend on it.
   variables = model.init(key, jnp.zeros((1, *image_shape), model.dtype))
   leaves = flax.traverse_util.flatten_dict(variables, sep="/")
-  for name, value in (given or {}).items():
+  for name, value in (pretrained or {}).items():
     # A copy: an argument of a function under jit may be handed through, not owned by the state.
     leaves[name] = jnp.array(value, leaves[name].dtype, copy=True)
   variables = flax.traverse_util.unflatten_dict(leaves, sep="/")

@@ -1,4 +1,8 @@
-"""One step of training and of evaluation: pure functions (state, batch) -> (state, metrics)."""
+"""One step of training and of evaluation: pure functions of state and batch.
+
+The loss of a batch is a sum over its examples divided by a weight (see `train.tasks.base.Loss`), so
+sums and weights are added up over micro-batches and devices, and divided once, at the end.
+"""
 
 from collections.abc import Callable
 
@@ -6,102 +10,173 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Int
 
-from pst_jax.inference import normalize
-from train.config import Config
-from train.loss import cross_entropy
+from train.freezing import frozen_norms, learning_of, with_running_statistics
+from train.optim import ema_decay
+from train.schema import Config
+from train.sharding import BATCH
 from train.state import TrainState
+from train.tasks.base import Task
+
+FINITE = "finite_gradients"
+
+# Folded into a step's key, for the rule that selects tokens.
+_SELECTION = 2
 
 
-def ema_decay(step: Int[Array, ""], decay: float) -> Float[Array, ""]:
-  """min(decay, (1 + step) / (10 + step)): early averages forget the random start quickly."""
-  return jnp.minimum(decay, (1 + step) / (10 + step))
+def step_key(seed: int, step: int | Int[Array, ""]) -> jax.Array:
+  """The key of everything that is random in a step."""
+  return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
+
+
+def augmentation_key(key: jax.Array) -> jax.Array:
+  """The part of a step's key that `Task.inputs` gets."""
+  return jax.random.split(key)[1]
 
 
 def make_train_step(
+  task: Task,
+  model: nn.Module,
   optimizer: optax.GradientTransformation,
   schedule: optax.Schedule,
   config: Config,
-  gradients: Callable,
+  mesh: Mesh,
   gather: Callable = lambda params: params,
   scatter: Callable = lambda grads: grads,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
-  """The function (state, {"image", "label"}) -> (state, metrics).
+  """The function (state, batch) -> (state, metrics).
 
   The metrics are "loss" and "grad_norm" of the parameters before the step, its "learning_rate", and
-  "param_norm" after it; all of them are finite as long as the run is sound.
+  "param_norm" after it, all of which are finite as long as the run is sound; the task's logs; and
+  `FINITE`, whether the gradient of each parameter is finite, in the order of the tree's leaves.
 
-  Args:
-    optimizer: built with `schedule`.
-    schedule: learning rate of a step, for the metrics.
-    config: the run.
-    gradients: from `make_gradients`.
-    gather: lays the parameters out for computing (whole on every device).
-    scatter: lays the gradients out as the parameters are stored.
+  The optimizer was built with `schedule`, which is asked for the metrics. `gather` lays the
+  parameters out for computing (whole on every device), and `scatter` the gradients as the
+  parameters are stored.
   """
-  run_key = jax.random.fold_in(jax.random.key(config.seed), 1)
+  batch_sums = _batch_sums(task, model, config, mesh)
 
   def train_step(state, batch):
-    batch = {**batch, "position": jnp.arange(batch["label"].shape[0])}
-    key = jax.random.fold_in(run_key, state.step)
-    loss, batch_stats, grads = gradients(gather(state.params), state.batch_stats, batch, key)
-    grads = scatter(grads)
+    batch = {**batch, "position": jnp.arange(batch["image"].shape[0])}
+    key = step_key(config.seed, state.step)
+    sums, batch_stats = batch_sums(gather(state.params), state.batch_stats, batch, key)
+    weight = jnp.maximum(sums.pop("weight"), task.least_weight / config.batch_size)
+    means = jax.tree.map(lambda total: total / weight.astype(total.dtype), sums)
+    grads = scatter(means["grads"])
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
+    old, new = state.variables, {"params": params, "batch_stats": batch_stats}
+    learns = learning_of(old, config.optim.trainable, config.optim.frozen)
+    # What is frozen keeps its bits: neither a sum of parts nor an average may round it.
+    new = jax.tree.map(lambda old, now, moves: now if moves else old, old, new, learns)
     ema = state.ema
     if ema is not None:
-      decay = ema_decay(state.step, config.ema_decay)
-      new = {"params": params, "batch_stats": batch_stats}
-      ema = jax.tree.map(
-        lambda old, now: (decay * old + (1 - decay) * now).astype(old.dtype), ema, new
-      )
+      decay = ema_decay(state.step, config.ema_decay, config.ema_ramp)
+
+      def average(mean, now, moves):
+        return (decay * mean + (1 - decay) * now).astype(mean.dtype) if moves else mean
+
+      ema = jax.tree.map(average, ema, new, learns)
     metrics = {
-      "loss": loss,
+      **means["logs"],
+      "loss": means["loss"],
       "learning_rate": schedule(state.step),
       "grad_norm": optax.global_norm(grads),
       "param_norm": optax.global_norm(params),
+      FINITE: jnp.stack([jnp.isfinite(jnp.sum(g * g)) for g in jax.tree.leaves(grads)]).astype(int),
     }
-    return TrainState(state.step + 1, params, batch_stats, opt_state, ema), metrics
+    return TrainState(state.step + 1, **new, opt_state=opt_state, ema=ema), metrics
 
   return train_step
 
 
-def make_eval_step(models: dict[int, nn.Module], config: Config) -> Callable[[dict, dict], dict]:
-  """The function (variables, {"image", "label", "mask"}) -> sums over the unmasked examples.
+def _batch_sums(task: Task, model: nn.Module, config: Config, mesh: Mesh) -> Callable:
+  """The function (params, batch_stats, batch, key) -> (sums, batch_stats) of the whole batch.
 
-  Args:
-    models: by top_k, the network with that fine branch; all share the variables.
-    config: the run.
+  Where the groups of BatchNorm do not cross devices, each device works through its part of the
+  batch alone, one micro-batch after the other, and what they exchange is one sum at the end: losses
+  and gradients are sums over examples, and the running statistics are a mean over groups, so both
+  are what they are in one piece. Otherwise the compiler spreads the batch over the devices, and
+  BatchNorm's sums with it.
+  """
+  steps, group = config.accumulation_steps, config.model.batch_norm_group_size
+  is_local = group is not None and config.batch_size // mesh.size // steps % group == 0
+  num_parts = steps * mesh.size if is_local else 1
 
-  Returns:
-    By top_k: sums "loss", "top1", "top5" and "count".
+  def of_part(params, batch_stats, batch, key):
+    dropout_key = jax.random.split(key)[0]
+    images, targets = task.inputs(batch, augmentation_key(key), config, model.dtype)
+
+    norms = frozen_norms(params, config.optim.trainable, config.optim.frozen)
+
+    def loss_of(params):
+      with nn.intercept_methods(with_running_statistics(norms)):
+        outputs, updates = model.apply(
+          {"params": params, "batch_stats": batch_stats},
+          images,
+          train=True,
+          positions=batch["position"],
+          mutable=["batch_stats"],
+          rngs={"dropout": dropout_key, "selection": jax.random.fold_in(key, _SELECTION)},
+        )
+      # All sums are scaled alike, by a constant that keeps gradients as small as those of a mean.
+      loss = jax.tree.map(
+        lambda total: total / config.batch_size, task.loss(outputs, targets, config)
+      )
+      return loss.total, (loss, updates["batch_stats"])
+
+    (_, (loss, new_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+    sums = {"loss": loss.total, "weight": loss.weight, "logs": dict(loss.logs), "grads": grads}
+    return sums, jax.tree.map(lambda x: x / num_parts, new_stats)
+
+  def of_device(params, batch_stats, batch, key):
+    parts = jax.tree.map(lambda x: x.reshape(steps, -1, *x.shape[1:]), batch)
+
+    def add(total, part):
+      return jax.tree.map(jnp.add, total, of_part(params, batch_stats, part, key)), None
+
+    first = jax.tree.map(lambda x: x[0], parts)
+    shapes = jax.eval_shape(of_part, params, batch_stats, first, key)
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.psum(jax.lax.scan(add, nothing, parts)[0], BATCH[0])
+
+  if not is_local:
+    return of_part
+  whole = PartitionSpec()
+  return jax.shard_map(
+    of_device,
+    mesh=mesh,
+    in_specs=(whole, whole, BATCH, whole),
+    out_specs=whole,
+    # The gradients of parameters that are the same everywhere would be summed in every turn.
+    check_vma=False,
+  )
+
+
+def make_eval_step(
+  task: Task, models: dict[str, nn.Module], config: Config
+) -> Callable[[dict, dict], dict]:
+  """The function (variables, batch) -> what the task measures, by the names of the evaluations.
+
+  `models` are the network as each of them takes it; all share the variables.
   """
 
   def eval_step(variables, batch):
-    def sums(model):
-      images = normalize(batch["image"], config.data.mean, config.data.std, model.dtype)
-      logits = model.apply(variables, images, train=False)
-      return masked_sums(logits, batch["label"], batch["mask"])
+    def measured(model):
+      images = task.eval_images(batch, config, model.dtype)
+      # A random rule draws for each example by its place in the split: the same in batches and on
+      # devices of any number.
+      outputs = model.apply(
+        variables,
+        images,
+        train=False,
+        positions=batch["position"],
+        rngs={"selection": jax.random.key(config.seed)},
+      )
+      return task.measure(outputs, batch, config)
 
-    return {top_k: sums(model) for top_k, model in models.items()}
+    return {name: measured(model) for name, model in models.items()}
 
   return eval_step
-
-
-def masked_sums(
-  logits: Float[Array, "batch classes"], labels: Int[Array, "batch"], mask: Bool[Array, "batch"]
-) -> dict[str, Array]:
-  """Sums of loss, correct at 1 and at 5, and count; what the mask leaves out counts nowhere."""
-  own = jnp.take_along_axis(logits, labels[:, None], axis=1)
-  # As argmax and top_k do, of equal logits the lower class comes first.
-  earlier = jnp.arange(logits.shape[1]) < labels[:, None]
-  rank = jnp.sum((logits > own) | ((logits == own) & earlier), axis=1)
-  # Nothing is greater than nan and nan is greater than nothing, but it gives no right answer.
-  rank = jnp.where(jnp.isnan(logits).any(axis=1), logits.shape[1], rank)
-  return {
-    "loss": jnp.sum(jnp.where(mask, cross_entropy(logits, labels), 0)),
-    "top1": jnp.sum(mask & (rank < 1)),
-    "top5": jnp.sum(mask & (rank < min(5, logits.shape[1]))),
-    "count": jnp.sum(mask),
-  }

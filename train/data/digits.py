@@ -7,10 +7,12 @@ part, which ships inside scikit-learn: 8 x 8 gray pixels of 17 levels.
 import contextlib
 import io
 import pathlib
+from typing import Any
 
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
+from jaxtyping import Int
 from sklearn import datasets
 
 MAX_LEVEL = 16
@@ -36,13 +38,8 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     )
 
   def _split_generators(self, dl_manager):
-    digits = datasets.load_digits()
-    by_class = np.argsort(digits.target, kind="stable")
-    is_test = np.arange(len(by_class)) % TEST_EVERY == 0
-    return {
-      "train": self._generate_examples(digits, by_class[~is_test]),
-      "test": self._generate_examples(digits, by_class[is_test]),
-    }
+    digits, chosen = load_splits()
+    return {split: self._generate_examples(digits, indices) for split, indices in chosen.items()}
 
   def _generate_examples(self, digits, indices):
     for index in indices:
@@ -52,8 +49,21 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       yield int(index), {"image": encoded, "label": digits.target[index]}
 
 
+def load_splits() -> tuple[Any, dict[str, Int[np.ndarray, " digits"]]]:
+  """scikit-learn's digits, and the indices of those of each split."""
+  digits = datasets.load_digits()
+  by_class = np.argsort(digits.target, kind="stable")
+  is_test = np.arange(len(by_class)) % TEST_EVERY == 0
+  return digits, {"train": by_class[~is_test], "test": by_class[is_test]}
+
+
 def prepare(data_dir: pathlib.Path) -> None:
-  """Writes the digits as array_record files under `data_dir/digits`, unless they are there.
+  """Writes the digits as array_record files under `data_dir/digits`; see `write_once`."""
+  write_once(Digits(data_dir=data_dir, file_format="array_record"))
+
+
+def write_once(builder: tfds.core.GeneratorBasedBuilder) -> None:
+  """Writes a data set, unless it is there.
 
   TFDS writes into a folder of another name and renames it when all is written, so that a data set
   is there whole or not at all, also when several processes prepare it at once.
@@ -62,7 +72,6 @@ def prepare(data_dir: pathlib.Path) -> None:
     OSError: the folder cannot be written.
   """
   tfds.disable_progress_bar()
-  builder = Digits(data_dir=data_dir, file_format="array_record")
   try:
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download
       builder.download_and_prepare()

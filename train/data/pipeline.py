@@ -9,15 +9,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import numpy as np
 
-from train.config import ConfigError, DataConfig
-from train.data import images
-from train.data.damage import DamageLog, load_image, load_next_good, require_skip
+from pst_jax.errors import UserError
+from train.data.bad_images import BadImageLog, GoodRecords, load_image, require_skip
 from train.data.sources import BadImage, Dataset
+from train.schema import DataConfig
 
 Batch = dict[str, np.ndarray]
 WATCHDOG_SECONDS = 1.0
@@ -47,21 +46,21 @@ def train_batches(
     first_step: the step of the first batch; 0 for a new run.
 
   Yields:
-    image: uint8 [batch_size / host_count, image_size, image_size, 3], RGB.
-    label: int32 [batch_size / host_count].
+    image: uint8 [batch_size / host_count, image_size, image_size, 3], RGB; and the other entries of
+      the task's examples, stacked likewise.
 
   Raises:
-    ConfigError: batch_size does not divide by host_count or exceeds the split, or seed is negative;
+    UserError: batch_size does not divide by host_count or exceeds the split, or seed is negative;
       from the iterator: a record or image is damaged, and `config.on_bad_image` is "raise".
   """
   host_batch = _host_batch(batch_size, host_count)
   if batch_size > dataset.num_train:
-    raise ConfigError(
+    raise UserError(
       f"batch_size is {batch_size}, but the training split has {dataset.num_train} examples: lower"
       " it."
     )
   if seed < 0:
-    raise ConfigError(f"seed is {seed}, but it must be 0 or more.")
+    raise UserError(f"seed is {seed}, but it must be 0 or more.")
   import grain
 
   stream = (
@@ -69,12 +68,13 @@ def train_batches(
     .seed(seed)
     .shuffle()
     .repeat()
-    .random_map(TrainingExample(dataset.train, config))
+    .random_map(_with_its_generator)
+    .map_with_index(functools.partial(_training_example, dataset, config))
   )
   # A host's part is a run of neighbours in the stream, not a stride: the global batch keeps its
   # order, and BatchNorm groups their members, whatever the number of hosts.
   parts = stream.batch(host_batch, drop_remainder=True)
-  damage = DamageLog(dataset.train, "the next good one takes its place")
+  damage = BadImageLog(dataset.train, "the next good one takes its place")
   return _read(parts[first_step * host_count + host_index :: host_count], config, damage)
 
 
@@ -95,82 +95,68 @@ def eval_batches(
     batch_size: examples of a batch over all hosts.
 
   Yields:
-    image, label: as in `train_batches`.
+    image and so on: as in `train_batches`.
     mask: bool [batch_size / host_count]; False where the example is padding, or a damaged image
       with `config.on_bad_image` "skip": nothing ever replaces one here, it is not counted.
+    position: int32 [batch_size / host_count], the place in the split.
 
   Raises:
-    ConfigError: batch_size does not divide by host_count; from the iterator: a record or image is
+    UserError: batch_size does not divide by host_count; from the iterator: a record or image is
       damaged, and `config.on_bad_image` is "raise".
   """
   host_batch = _host_batch(batch_size, host_count)
   import grain
 
   padded_length = -(-dataset.num_eval // batch_size) * batch_size
-  stream = grain.MapDataset.range(padded_length).map(EvaluationExample(dataset.eval, config))
+  stream = grain.MapDataset.range(padded_length).map(
+    functools.partial(_evaluation_example, dataset, config)
+  )
   parts = stream.batch(host_batch, drop_remainder=True)
-  damage = DamageLog(dataset.eval, "it is left out of the evaluation")
+  damage = BadImageLog(dataset.eval, "it is left out of the evaluation")
   return _read(parts[host_index::host_count], config, damage)
 
 
 def _host_batch(batch_size: int, host_count: int) -> int:
   if batch_size < 1 or batch_size % host_count:
-    raise ConfigError(
+    raise UserError(
       f"the batch size is {batch_size}, but it must be a positive multiple of {host_count}, the"
       " number of processes."
     )
   return batch_size // host_count
 
 
-@dataclass(frozen=True)
-class TrainingExample:
-  """(index, generator) -> decoded and augmented example.
+def _with_its_generator(index: int, rng: np.random.Generator):
+  """The index and a generator of its own: Grain takes back the one that it lends."""
+  bits = np.random.Philox(0)
+  bits.state = rng.bit_generator.state
+  return index, np.random.Generator(bits)
 
-  What replaces a damaged image depends on its index alone, and the generator on the position in the
-  stream: the stream stays the same for any number of hosts, threads and workers.
-  """
 
-  records: Sequence[dict]
-  config: DataConfig
+def _training_example(dataset: Dataset, config: DataConfig, position: int, drawn) -> dict:
+  """The example of an index and its generator, and which damaged record was met."""
+  records = GoodRecords(dataset.train, config)
+  example = dataset.training_example(records, drawn[0], position, drawn[1])
+  return example | {BAD: np.int64(records.bad)}
 
-  def __call__(self, index: int, rng: np.random.Generator) -> dict:
-    bad = -1
+
+def _evaluation_example(dataset: Dataset, config: DataConfig, position: int) -> dict:
+  """An example, or padding past the end of the split and for a damaged image."""
+  example, bad = None, -1
+  if position < dataset.num_eval:
     try:
-      image, label = load_image(self.records, index)
+      example = dataset.evaluation_example(load_image(dataset.eval, position, dataset.decode))
     except BadImage as error:
-      require_skip(error, self.config)
-      bad = index
-      image, label = load_next_good(self.records, index)
-    image = images.training_image(image, rng, self.config)
-    return {"image": image, "label": np.int32(label), BAD: np.int64(bad)}
+      require_skip(error, config)
+      bad = position
+  return {
+    **(dataset.padding if example is None else example),
+    "mask": np.bool_(example is not None),
+    "position": np.int32(position),
+    BAD: np.int64(bad),
+  }
 
 
-@dataclass(frozen=True)
-class EvaluationExample:
-  """position -> decoded and cropped example, or zeros past the end of the split."""
-
-  records: Sequence[dict]
-  config: DataConfig
-
-  def __call__(self, position: int) -> dict:
-    size, bad = self.config.image_size, -1
-    image, label, counts = np.zeros((size, size, 3), np.uint8), 0, False
-    if position < len(self.records):
-      try:
-        image, label = load_image(self.records, position)
-        image, counts = images.evaluation_crop(image, self.config), True
-      except BadImage as error:
-        require_skip(error, self.config)
-        bad = position
-    return {
-      "image": image,
-      "label": np.int32(label),
-      "mask": np.bool_(counts),
-      BAD: np.int64(bad),
-    }
-
-
-def _read(batches, config: DataConfig, damage: DamageLog) -> Iterator[Batch]:
+def _read(batches, config: DataConfig, damage: BadImageLog) -> Iterator[Batch]:
   """Iterates a Grain `MapDataset` with threads or worker processes; they end with the iterator."""
   import grain
 
@@ -199,7 +185,8 @@ def _start_worker(trainer: int, worker_index: int, worker_count: int) -> None:
   """Runs first in a worker process: makes it end when the trainer is gone, even by kill -9."""
   del worker_index, worker_count
   # A scheduler tells every process of a job to end; the trainer still needs batches then.
-  signal.signal(signal.SIGTERM, signal.SIG_IGN)
+  for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
   _mark_flags_as_parsed()
 
   def watch() -> None:

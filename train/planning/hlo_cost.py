@@ -5,31 +5,24 @@ HBM. So the module is walked here:
 
 - A loop counts as often as it turns (`hlo_loops`); of a conditional's branches the one with the
   most traffic counts; a called computation counts at every call.
-- Matrix FLOPs are those of convolutions and dots (`hlo_flops`).
-- HBM traffic is what operations read from and write to buffers whose layout names no other memory,
-  with the padding of their tiles (`hlo_traffic`).
+- Matrix FLOPs are those of convolutions and dots, and what custom kernels say.
+- HBM traffic is counted with the padding of tiles; see `hlo_traffic`.
 - Collectives count with the bytes that each device gives into them.
 """
 
 import dataclasses
-import functools
+import itertools
 import math
 import re
 
-from train.planning.hlo_flops import matrix_flops
-from train.planning.hlo_loops import trip_count
-from train.planning.hlo_text import Computation, Instruction, Module
-from train.planning.hlo_traffic import Traffic
+import numpy as np
 
-COLLECTIVES = (
-  "all-reduce",
-  "all-gather",
-  "reduce-scatter",
-  "all-to-all",
-  "ragged-all-to-all",
-  "collective-permute",
-  "collective-broadcast",
-)
+from train.planning.hlo_loops import trip_count
+from train.planning.hlo_text import Computation, Instruction
+from train.planning.hlo_traffic import traffic
+
+COLLECTIVES = {"all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all"}
+COLLECTIVES |= {"collective-permute", "collective-broadcast"}
 # They move nothing: names for what is there, or the end of what was counted at its start.
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"}
 _FREE |= {"add-dependency", "opt-barrier", "partition-id", "replica-id", "async-update"}
@@ -37,40 +30,25 @@ _FREE |= {"add-dependency", "opt-barrier", "partition-id", "replica-id", "async-
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """Attributes:
-  kind: such as all-reduce.
-  bytes: that each device gives into it.
-  group: devices that take part together; 0: all.
-  """
+  """One exchange between devices."""
 
-  kind: str
-  bytes: int
-  group: int
+  kind: str  # such as all-reduce
+  bytes: int  # that each device gives into it
+  group: int  # devices that take part together; 0: all
 
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-  """One operation that a device runs, or a fusion of many.
-
-  Attributes:
-    name: in the module.
-    source: where in the program it comes from, as JAX names it.
-    matrix_flops: of convolutions and dots.
-    hbm_read: bytes.
-    hbm_written: bytes.
-    cycles: the compiler's estimate; 0: it gives none, as for copies and collectives.
-    collectives: that it does; fusions may hold some.
-    count: times that it runs in one run of the module.
-  """
+  """One operation that a device runs, or a fusion of many."""
 
   name: str
-  source: str
-  matrix_flops: int
-  hbm_read: int
-  hbm_written: int
-  cycles: int
-  collectives: tuple[Collective, ...]
-  count: int = 1
+  source: str  # where in the program it comes from, as JAX names it
+  matrix_flops: int  # of convolutions, dots and kernels
+  hbm_read: int  # bytes
+  hbm_written: int  # bytes
+  cycles: int  # the compiler's estimate; 0: it gives none, as for copies and collectives
+  collectives: tuple[Collective, ...]  # fusions may hold some
+  count: int = 1  # times that it runs in one run of the module
 
   @property
   def hbm_bytes(self) -> int:
@@ -79,19 +57,14 @@ class Operation:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """What one device does in one run of a module.
+  """What one device does in one run of a module."""
 
-  Attributes:
-    operations: in the order of the program.
-    unknown_loops: names of loops whose number of turns cannot be told; they count once.
-  """
+  operations: tuple[Operation, ...]  # in the order of the program
+  unknown_loops: tuple[str, ...]  # whose number of turns cannot be told; they count once
 
-  operations: tuple[Operation, ...]
-  unknown_loops: tuple[str, ...]
-
-  def total(self, figure: str) -> int:
-    """The sum over all operations of one of their figures, such as "hbm_bytes"."""
-    return sum(getattr(each, figure) * each.count for each in self.operations)
+  def total(self, field: str) -> int:
+    """The sum over all operations of one of their numbers, such as "hbm_bytes"."""
+    return sum(getattr(each, field) * each.count for each in self.operations)
 
   @property
   def collectives(self) -> list[tuple[Collective, int]]:
@@ -99,83 +72,78 @@ class Program:
     return [(each, one.count) for one in self.operations for each in one.collectives]
 
 
-def read_program(module: Module) -> Program:
-  reader = _Reader(module)
-  operations = reader.computation(module.entry.name)
-  return Program(operations, tuple(dict.fromkeys(reader.unknown_loops)))
+def read_program(entry: Computation) -> Program:
+  """What a run of a module does; its entry is what `hlo_text.parse` returns."""
+  unknown_loops = []
+  operations = _operations_of(entry, unknown_loops)
+  return Program(tuple(operations), tuple(dict.fromkeys(unknown_loops)))
 
 
-class _Reader:
-  def __init__(self, module: Module):
-    self._module, self._traffic = module, Traffic(module)
-    self._known = {}
-    self.unknown_loops = []
-
-  def computation(self, name: str) -> tuple[Operation, ...]:
-    if name not in self._known:
-      inside = self._module.computations[name]
-      self._known[name] = tuple(
-        operation for one in inside.instructions for operation in self._operations(inside, one)
-      )
-    return self._known[name]
-
-  def _operations(self, inside: Computation, instruction: Instruction):
-    opcode = instruction.opcode
-    if opcode in _FREE or opcode.endswith("-done"):
-      return ()
-    if opcode == "while":
-      turns = trip_count(self._module, inside, instruction)
-      if turns is None:
-        self.unknown_loops.append(instruction.name)
-        turns = 1
-      operations = self._called(instruction.called("condition", "body"))
-      return [dataclasses.replace(each, count=each.count * turns) for each in operations]
-    if opcode == "conditional":
-      branches = instruction.called("branch_computations", "true_computation", "false_computation")
-      return max(map(self.computation, branches), key=_bytes_of)
-    if opcode in ("call", "async-start"):
-      return self._called(instruction.called("to_apply", "calls"))
-    read, written = self._traffic.of(inside, instruction)
-    operation = Operation(
-      instruction.name,
-      instruction.source,
-      self._flops(inside, instruction),
-      read,
-      written,
-      int(instruction.note("window_config", "estimated_cycles") or 0),
-      self._collectives(inside, instruction),
-    )
-    return (operation,)
-
-  def _called(self, names: list[str]) -> list[Operation]:
-    return [each for name in names for each in self.computation(name)]
-
-  def _flops(self, inside: Computation, instruction: Instruction) -> int:
-    if instruction.opcode == "fusion":
-      return sum(map(self._fused_flops, instruction.called("calls")))
-    return matrix_flops(instruction, inside)
-
-  @functools.cache  # noqa: B019 - a reader lives as long as one module is read
-  def _fused_flops(self, name: str) -> int:
-    fused = self._module.computations[name]
-    return sum(self._flops(fused, each) for each in fused.instructions)
-
-  def _collectives(self, inside: Computation, instruction: Instruction) -> tuple[Collective, ...]:
-    kind = instruction.opcode.removesuffix("-start")
-    if kind == "fusion":
-      fused = self._module.computations[instruction.called("calls")[0]]
-      found = [each for one in fused.instructions for each in self._collectives(fused, one)]
-      if fused.name.startswith("all-reduce-scatter"):
-        found = [dataclasses.replace(each, kind="reduce-scatter") for each in found]
-      return tuple(found)
-    if kind not in COLLECTIVES:
-      return ()
-    given = sum(inside.by_name[name].bytes for name in instruction.operands)
-    return (Collective(kind, given, _group(instruction)),)
+def _operations_of(computation: Computation, unknown_loops: list[str]) -> list[Operation]:
+  found = [_operations(each, unknown_loops) for each in computation.instructions]
+  return list(itertools.chain(*found))
 
 
-def _bytes_of(operations) -> int:
-  return Program(tuple(operations), ()).total("hbm_bytes")
+def _operations(instruction: Instruction, unknown_loops: list[str]) -> list[Operation]:
+  def called(*attributes):
+    return [_operations_of(each, unknown_loops) for each in instruction.called(*attributes)]
+
+  opcode = instruction.opcode
+  if opcode in _FREE or opcode.endswith("-done"):
+    return []
+  if opcode == "while":
+    turns = trip_count(instruction)
+    if turns is None:
+      unknown_loops.append(instruction.name)
+      turns = 1
+    turn = itertools.chain(*called("condition", "body"))
+    return [dataclasses.replace(each, count=each.count * turns) for each in turn]
+  if opcode == "conditional":
+    branches = called("branch_computations", "true_computation", "false_computation")
+    return max(branches, key=lambda each: Program(tuple(each), ()).total("hbm_bytes"))
+  if opcode in ("call", "async-start"):
+    return list(itertools.chain(*called("to_apply", "calls")))
+  read, written = traffic(instruction)
+  operation = Operation(
+    name=instruction.name,
+    source=instruction.source,
+    matrix_flops=_flops(instruction),
+    hbm_read=read,
+    hbm_written=written,
+    cycles=int(instruction.note("window_config", "estimated_cycles") or 0),
+    collectives=tuple(_collectives(instruction)),
+  )
+  return [operation]
+
+
+def _flops(instruction: Instruction) -> int:
+  """Of a convolution or dot, alone or in a fusion, or as a custom kernel says; else 0.
+
+  As XLA counts them: a multiply-add is 2, and positions of a convolution's window that lie in the
+  padding, or between dilated elements, do no work and are left out.
+  https://openxla.org/xla/operation_semantics#convwithgeneralpadding_convolution
+  """
+  if instruction.opcode == "fusion":
+    return sum(_flops(each) for fused in instruction.called("calls") for each in fused.instructions)
+  count = {"convolution": _convolution, "dot": _dot}.get(instruction.opcode)
+  if count:
+    arrays = [each.arrays[0] for each in (*instruction.operands[:2], instruction)]
+    return 2 * count(instruction, *(each.dims for each in arrays))
+  return int(instruction.note("custom_call_config", "cost_estimate", "flops") or 0)
+
+
+def _collectives(instruction: Instruction) -> list[Collective]:
+  kind = instruction.opcode.removesuffix("-start")
+  if kind == "fusion":
+    (fused,) = instruction.called("calls")
+    found = [each for one in fused.instructions for each in _collectives(one)]
+    if fused.name.startswith("all-reduce-scatter"):
+      found = [dataclasses.replace(each, kind="reduce-scatter") for each in found]
+    return found
+  if kind not in COLLECTIVES:
+    return []
+  given = sum(each.bytes for each in instruction.operands)
+  return [Collective(kind, given, _group(instruction))]
 
 
 def _group(instruction: Instruction) -> int:
@@ -189,3 +157,38 @@ def _group(instruction: Instruction) -> int:
     sizes = dict(re.findall(r"'([^']+)'=(\d+)", found[1]))
     return math.prod(int(sizes[name]) for name in re.findall(r"'([^']+)'", found[2]))
   return 0
+
+
+def _dot(instruction: Instruction, left, right, out) -> int:
+  del right
+  contracted = re.findall(r"\d+", instruction.attribute("lhs_contracting_dims"))
+  return math.prod(out) * math.prod(left[int(i)] for i in contracted)
+
+
+def _convolution(instruction: Instruction, *dims) -> int:
+  labels = re.split("_|->", instruction.attribute("dim_labels"))
+  inputs, kernel, outputs = (
+    dict(zip(*each, strict=True)) for each in zip(labels, dims, strict=True)
+  )
+  groups, batch_groups = (
+    int(instruction.attribute(name) or 1) for name in ("feature_group_count", "batch_group_count")
+  )
+  # {"size": ["3", "3"], "pad": ["1_1", "1_1"]} from "{size=3x3 pad=1_1x1_1}"
+  text = instruction.attribute("window")
+  window = {name: value.split("x") for name, value in re.findall(r"(\w+)=([\d_x\-]+)", text)}
+  multiply_adds = (inputs["f"] // groups) * outputs["f"] * (inputs["b"] // batch_groups)
+  for axis in range(len(inputs) - 2):
+    sizes = (each[str(axis)] for each in (inputs, kernel, outputs))
+    multiply_adds *= _valid_positions(
+      *sizes, **{name: values[axis] for name, values in window.items()}
+    )
+  return multiply_adds
+
+
+def _valid_positions(
+  inputs: int, kernel: int, outputs: int, stride=1, pad="0", lhs_dilate=1, rhs_dilate=1, **_
+) -> int:
+  """Pairs (kernel position, output position) of one axis that meet an element of the input."""
+  base, low = int(lhs_dilate), int(pad.split("_")[0])
+  at = np.arange(outputs)[:, None] * int(stride) + np.arange(kernel) * int(rhs_dilate) - low
+  return int(np.sum((at >= 0) & (at <= (inputs - 1) * base) & (at % base == 0)))

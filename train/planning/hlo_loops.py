@@ -4,13 +4,14 @@ A module that is compiled for TPUs no longer says it (`known_trip_count` is gone
 counter is run: the scalars that its condition and body compute from constants alone.
 """
 
+import functools
 import operator
 
-from train.planning.hlo_text import Computation, Instruction, Module
+from train.planning.hlo_text import Instruction
 
-MOST_TURNS = 100_000
+MAX_TURNS = 100_000
 
-_ARITHMETIC = {
+_SCALAR = {
   "add": operator.add,
   "subtract": operator.sub,
   "multiply": operator.mul,
@@ -18,86 +19,59 @@ _ARITHMETIC = {
   "maximum": max,
   "and": operator.and_,
   "or": operator.or_,
+  **dict.fromkeys(("copy", "bitcast", "convert", "reshape"), lambda value: value),
 }
-_COMPARE = {
-  "LT": operator.lt,
-  "LE": operator.le,
-  "GT": operator.gt,
-  "GE": operator.ge,
-  "EQ": operator.eq,
-  "NE": operator.ne,
+_TUPLE = {
+  "tuple": lambda *values: values,
+  "copy-start": lambda value: (value,),
+  "copy-done": lambda values: values and values[0],
 }
-_SAME = {"copy", "bitcast", "convert", "reshape"}
 _LITERALS = {"true": 1, "false": 0}
 
 
-def trip_count(module: Module, inside: Computation, loop: Instruction) -> int | None:
-  """Turns of a `while` instruction in the computation `inside`; None: it cannot be told."""
+def trip_count(loop: Instruction) -> int | None:
+  """Turns of a `while` instruction; None: it cannot be told."""
   if known := loop.note("known_trip_count", "n"):
     return int(known)
-  (condition,), (body,) = (
-    [module.computations[name] for name in loop.called(each)] for each in ("condition", "body")
-  )
-  state = _Scalars(module, inside, ()).value(inside.by_name[loop.operands[0]])
-  for turn in range(MOST_TURNS):
-    goes_on = _Scalars(module, condition, (state,)).value(condition.root)
-    if goes_on is None:
-      return None
+  condition, body = loop.called("condition", "body")
+  state = _value(loop.operands[0], ())
+  for turn in range(MAX_TURNS):
+    goes_on = _value(condition.root, (state,))
     if not goes_on:
-      return turn
-    state = _Scalars(module, body, (state,)).value(body.root)
+      return None if goes_on is None else turn
+    state = _value(body.root, (state,))
   return None
 
 
-class _Scalars:
-  """Values of integer scalars, and of tuples of them, in one computation; None: not known."""
+def _value(wanted: Instruction, arguments: tuple):
+  """The integer, or the tuple of them, that a computation has there; None: not known."""
 
-  def __init__(self, module: Module, inside: Computation, arguments: tuple):
-    self._module, self._inside, self._arguments = module, inside, arguments
-    self._known = {}
-
-  def value(self, instruction: Instruction):
-    if instruction.name not in self._known:
-      self._known[instruction.name] = self._compute(instruction)
-    return self._known[instruction.name]
-
-  def _compute(self, instruction: Instruction):
+  @functools.cache
+  def value(instruction):
     opcode = instruction.opcode
     if opcode == "parameter":
-      index = int(instruction.arguments)
-      return self._arguments[index] if index < len(self._arguments) else None
-    if opcode == "tuple":
-      return tuple(map(self._operand, instruction.operands))
+      return dict(enumerate(arguments)).get(int(instruction.arguments))
     if opcode == "get-tuple-element":
-      whole = self._operand(instruction.operands[0])
-      return None if whole is None else whole[int(instruction.attribute("index"))]
-    if opcode == "copy-start":
-      return (self._operand(instruction.operands[0]),)
-    if opcode == "copy-done":
-      whole = self._operand(instruction.operands[0])
-      return None if whole is None else whole[0]
+      values = value(instruction.operands[0])
+      return values and values[int(instruction.attribute("index"))]
+    if opcode in _TUPLE:
+      return _TUPLE[opcode](*map(value, instruction.operands))
     if not _is_integer(instruction):
       return None
     if opcode == "constant":
       text = instruction.arguments
       return _LITERALS[text] if text in _LITERALS else int(text)
-    operands = [self._operand(name) for name in instruction.operands]
+    operands = tuple(map(value, instruction.operands))
     if None in operands:
       return None
-    if opcode in _SAME:
-      return operands[0]
-    if opcode in _ARITHMETIC:
-      return _ARITHMETIC[opcode](*operands)
     if opcode == "compare":
-      return int(_COMPARE[instruction.attribute("direction")](*operands))
+      return int(getattr(operator, instruction.attribute("direction").lower())(*operands))
     if opcode in ("fusion", "call"):
-      (name,) = instruction.called("calls", "to_apply")
-      callee = self._module.computations[name]
-      return _Scalars(self._module, callee, tuple(operands)).value(callee.root)
-    return None
+      (callee,) = instruction.called("calls", "to_apply")
+      return _value(callee.root, operands)
+    return _SCALAR[opcode](*operands) if opcode in _SCALAR else None
 
-  def _operand(self, name: str):
-    return self.value(self._inside.by_name[name])
+  return value(wanted)
 
 
 def _is_integer(instruction: Instruction) -> bool:

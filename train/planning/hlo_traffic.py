@@ -10,98 +10,80 @@ It is a lower bound: a convolution whose operands do not fit on the chip may rea
 """
 
 import dataclasses
-import functools
 
-from train.planning.hlo_text import HBM, VMEM, Computation, Instruction, Module
+from train.planning.hlo_text import HBM, VMEM, Computation, Instruction
 
 # Their results are names for memory that is there already.
 _FREE_TARGETS = {'"AllocateBuffer"', '"ConcatBitcast"'}
 _SLICES = {"slice", "dynamic-slice", "gather", "dynamic-update-slice", "scatter"}
 _TRANSPARENT = {"bitcast", "reshape", "get-tuple-element", "tuple"}
-_NOT_ELEMENTWISE = _SLICES | {"convolution", "dot", "reduce-window", "select-and-scatter", "sort"}
-_NOT_ELEMENTWISE |= {
-  "fusion",
-  "custom-call",
-  "reverse",
-  "transpose",
-  "concatenate",
-  "pad",
-  "reduce",
-}
+_NOT_ELEMENTWISE = _SLICES | {"convolution", "dot", "reduce", "reduce-window", "sort", "fusion"}
+_NOT_ELEMENTWISE |= {"custom-call", "select-and-scatter", "reverse", "transpose", "concatenate"}
+_NOT_ELEMENTWISE |= {"pad"}
 
 
-class Traffic:
-  def __init__(self, module: Module):
-    self._computations = module.computations
-
-  def of(self, inside: Computation, instruction: Instruction) -> tuple[int, int]:
-    """(bytes read from HBM, bytes written to it) by one instruction of `inside`."""
-    operands = [inside.by_name[name] for name in instruction.operands]
-    instruction = _plain(instruction, operands)
-    if instruction.attribute("custom_call_target") in _FREE_TARGETS:
-      return 0, 0
-    if instruction.opcode == "fusion":
-      return self._fusion(instruction, operands)
-    read = sum(
-      round(_hbm(each.arrays) * _share(instruction, i, operands)) for i, each in enumerate(operands)
-    )
-    written = _hbm(instruction.arrays)
-    update = _update(instruction, operands)
-    return read, written if update is None else min(written, update.bytes)
-
-  def _fusion(self, instruction: Instruction, operands) -> tuple[int, int]:
-    fused = self._computations[instruction.called("calls")[0]]
-    read = 0
-    for i, operand in enumerate(operands):
-      share, is_result = self._uses(fused.name, fused.parameters[i].name)
-      read += round(_hbm(operand.arrays) * (1 if is_result else min(share, 1)))
-    root = fused.root
-    results = [root]
-    if root.opcode == "tuple":
-      results = [fused.by_name[name] for name in root.operands]
-    if len(results) != len(instruction.arrays):
-      return read, _hbm(instruction.arrays)
-    return read, sum(
-      min(array.bytes, self._written(fused, result))
-      for array, result in zip(instruction.arrays, results, strict=True)
-      if array.space == HBM
-    )
-
-  @functools.cache  # noqa: B019 - it lives as long as one module is read
-  def _uses(self, fused_name: str, source_name: str) -> tuple[float, bool]:
-    """The share of a value that its users read; whether the computation's result is all of it."""
-    fused = self._computations[fused_name]
-    source = fused.by_name[source_name]
-    share, is_result = 0.0, source.is_root
-    for user in fused.users[source_name]:
-      operands = [fused.by_name[name] for name in user.operands]
-      for i, operand in enumerate(operands):
-        if operand is not source:
-          continue
-        goes_on = user.opcode in _TRANSPARENT or _is_elementwise(user, operand)
-        if user.opcode == "fusion":
-          inner = self._computations[user.called("calls")[0]]
-          part, goes_on = self._uses(inner.name, inner.parameters[i].name)
-          share += part
-        elif not goes_on:
-          share += _share(user, i, operands)
-        if goes_on:
-          part, is_whole = self._uses(fused_name, user.name)
-          share, is_result = share + part, is_result or is_whole
-    return share, is_result
-
-  def _written(self, fused: Computation, result: Instruction) -> int:
-    operands = [fused.by_name[name] for name in result.operands]
-    if result.opcode == "bitcast":
-      return self._written(fused, operands[0])
-    if result.opcode == "fusion" and len(result.arrays) == 1:
-      inner = self._computations[result.called("calls")[0]]
-      return self._written(inner, inner.root)
-    update = _update(result, operands)
-    return result.bytes if update is None else update.bytes
+def traffic(instruction: Instruction) -> tuple[int, int]:
+  """(bytes read from HBM, bytes written to it) by one instruction."""
+  instruction = _plain(instruction)
+  if instruction.attribute("custom_call_target") in _FREE_TARGETS:
+    return 0, 0
+  if instruction.opcode == "fusion":
+    return _of_fusion(instruction)
+  read = sum(
+    round(_hbm(each.arrays) * _fraction_read(instruction, i))
+    for i, each in enumerate(instruction.operands)
+  )
+  written = _hbm(instruction.arrays)
+  update = _update(instruction)
+  return read, written if update is None else min(written, update.bytes)
 
 
-def _plain(instruction: Instruction, operands: list[Instruction]) -> Instruction:
+def _of_fusion(instruction: Instruction) -> tuple[int, int]:
+  (fused,) = instruction.called("calls")
+  uses = _uses(fused)
+  read = sum(
+    round(_hbm(operand.arrays) * (1 if uses[i][1] else min(uses[i][0], 1)))
+    for i, operand in enumerate(instruction.operands)
+  )
+  results = fused.root.operands if fused.root.opcode == "tuple" else [fused.root]
+  if len(results) != len(instruction.arrays):
+    return read, _hbm(instruction.arrays)
+  return read, sum(
+    min(array.bytes, _written(result))
+    for array, result in zip(instruction.arrays, results, strict=True)
+    if array.space == HBM
+  )
+
+
+def _uses(fused: Computation) -> dict[int, tuple[float, bool]]:
+  """Of each parameter: the fraction that its users read; whether all of it is the result."""
+  fractions, results = dict.fromkeys(fused.instructions, 0.0), {fused.root}
+  for user in reversed(fused.instructions):
+    inner = _uses(*user.called("calls")) if user.opcode == "fusion" else None
+    for i, operand in enumerate(user.operands):
+      goes_on = user.opcode in _TRANSPARENT or _is_elementwise(user, operand)
+      if inner:
+        part, goes_on = inner[i]
+        fractions[operand] += part
+      elif not goes_on:
+        fractions[operand] += _fraction_read(user, i)
+      if goes_on:
+        fractions[operand] += fractions[user]
+        results |= {operand} if user in results else set()
+  parameters = [each for each in fused.instructions if each.opcode == "parameter"]
+  return {int(each.arguments): (fractions[each], each in results) for each in parameters}
+
+
+def _written(result: Instruction) -> int:
+  if result.opcode == "bitcast":
+    return _written(result.operands[0])
+  if result.opcode == "fusion" and len(result.arrays) == 1:
+    (inner,) = result.called("calls")
+    return _written(inner.root)
+  return (_update(result) or result).bytes
+
+
+def _plain(instruction: Instruction) -> Instruction:
   """An asynchronous start, which gives more than its result, as the plain operation."""
   opcode = instruction.opcode.removesuffix("-start")
   if opcode == instruction.opcode:
@@ -109,7 +91,7 @@ def _plain(instruction: Instruction, operands: list[Instruction]) -> Instruction
   if opcode == "copy":  # (result, operand, flag)
     results = instruction.arrays[:1]
   else:  # (operands, result, flags); some collectives give the results alone
-    count = sum(len(each.arrays) for each in operands)
+    count = sum(len(each.arrays) for each in instruction.operands)
     results = instruction.arrays[count:] or instruction.arrays
   results = tuple(each for each in results if each.space in (HBM, VMEM))
   return dataclasses.replace(instruction, opcode=opcode, arrays=results)
@@ -127,18 +109,18 @@ def _is_elementwise(instruction: Instruction, operand: Instruction) -> bool:
   )
 
 
-def _share(instruction: Instruction, index: int, operands: list[Instruction]) -> float:
-  """The share of an operand that an operation reads."""
-  opcode, whole = instruction.opcode, operands[index].bytes
+def _fraction_read(instruction: Instruction, index: int) -> float:
+  """The fraction of an operand that an operation reads."""
+  opcode, whole = instruction.opcode, instruction.operands[index].bytes
   if index or opcode not in _SLICES or not whole:
     return 1.0
   if opcode == "dynamic-update-slice":
     return 0.0
-  part = operands[-1] if opcode == "scatter" else instruction
+  part = instruction.operands[-1] if opcode == "scatter" else instruction
   return min(1.0, part.bytes / whole)
 
 
-def _update(instruction: Instruction, operands: list[Instruction]) -> Instruction | None:
+def _update(instruction: Instruction) -> Instruction | None:
   """What an operation writes into its first operand in place, if it does."""
   index = {"dynamic-update-slice": 1, "scatter": -1}.get(instruction.opcode)
-  return None if index is None else operands[index]
+  return None if index is None else instruction.operands[index]

@@ -7,28 +7,19 @@ interconnect to overlap fully. https://jax-ml.github.io/scaling-book/roofline
 import dataclasses
 
 from train.planning.chips import HOP_LATENCY
-from train.planning.hlo_cost import Collective, Program
+from train.planning.hlo_cost import Collective, Operation, Program
 from train.planning.topologies import Slice
-
-# How often the data cross a device's links, and how often the message crosses the slice.
-_PASSES = {"all-reduce": 2}
 
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-  """Seconds of a step.
+  """Seconds of a step."""
 
-  Attributes:
-    compute: the matrix FLOPs at the peak of bfloat16.
-    memory: the HBM traffic at the peak bandwidth.
-    interconnect: the collectives: latency of the hops and the bytes over all links.
-    one_by_one: every operation at its own limit, one after the other: nothing overlaps but compute
-      and memory within an operation.
-  """
-
-  compute: float
-  memory: float
-  interconnect: float
+  compute: float  # the matrix FLOPs at the peak of bfloat16
+  memory: float  # the HBM traffic at the peak bandwidth
+  interconnect: float  # the collectives: latency of the hops and the bytes over all links
+  # Every operation at its own limit, one after the other: nothing overlaps but compute and memory
+  # within an operation.
   one_by_one: float
 
   @property
@@ -40,38 +31,43 @@ class Roofline:
     return getattr(self, self.binding)
 
 
-def roofline(program: Program, where: Slice) -> Roofline:
-  flops, bandwidth = where.chip.bf16_flops, where.chip.hbm_bandwidth
-  flops, bandwidth = flops / where.chip.devices, bandwidth / where.chip.devices
-  interconnect = sum(collective_seconds(each, where) * count for each, count in program.collectives)
-  each_alone = sum(
-    max(each.matrix_flops / flops, each.hbm_bytes / bandwidth) * each.count
-    for each in program.operations
+def roofline(program: Program, topology: Slice) -> Roofline:
+  interconnect = sum(
+    collective_seconds(each, topology) * count for each, count in program.collectives
   )
+  each_alone = sum(operation_seconds(each, topology) for each in program.operations)
   return Roofline(
-    compute=program.total("matrix_flops") / flops,
-    memory=program.total("hbm_bytes") / bandwidth,
+    compute=program.total("matrix_flops") / topology.chip.flops_per_device,
+    memory=program.total("hbm_bytes") / topology.chip.bandwidth_per_device,
     interconnect=interconnect,
     one_by_one=each_alone + interconnect,
   )
 
 
-def collective_seconds(collective: Collective, where: Slice) -> float:
+def operation_seconds(operation: Operation, topology: Slice) -> float:
+  """Least time of all runs of one operation, by compute or by memory; collectives excluded."""
+  compute = operation.matrix_flops / topology.chip.flops_per_device
+  memory = operation.hbm_bytes / topology.chip.bandwidth_per_device
+  return max(compute, memory) * operation.count
+
+
+def collective_seconds(collective: Collective, topology: Slice) -> float:
   """Least time of one collective on the wires of the slice; 0 within a single device.
 
   All links of a chip are taken to be used at once. A side of the slice gives a chip two links where
   it closes to a ring; where it does not, the chips at its ends have one, which bounds them all.
   """
-  group = collective.group or where.num_devices
-  if group == 1 or where.num_chips == 1:
+  group = collective.group or topology.num_devices
+  if group == 1 or topology.num_chips == 1:
     return 0.0
-  links = sum(2 if where.is_ring(side) else 1 for side in where.sides if side > 1)
-  bandwidth = where.chip.link_bandwidth / where.chip.devices
+  links = sum(2 if topology.is_ring(side) else 1 for side in topology.sides if side > 1)
+  bandwidth = topology.chip.link_bandwidth / topology.chip.devices
   if collective.kind == "collective-permute":
     return HOP_LATENCY + collective.bytes / bandwidth
-  hops = sum(side // 2 if where.is_ring(side) else side - 1 for side in where.sides)
+  hops = sum(side // 2 if topology.is_ring(side) else side - 1 for side in topology.sides)
   # A device gives its part into an all-gather and receives those of all others.
   given = collective.bytes * (group if collective.kind == "all-gather" else 1)
-  passes = _PASSES.get(collective.kind, 1)
+  # How often the data cross a device's links, and the message the slice.
+  passes = 2 if collective.kind == "all-reduce" else 1
   moved = given * (group - 1) / group
   return passes * (hops * HOP_LATENCY + moved / (links * bandwidth))

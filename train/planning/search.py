@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable
 
-MOST_TRIES = 12
+MAX_TRIES = 12
 # A count beyond this is no plan, even where a tiny network would fit.
-MOST_COUNT = 2**16
+MAX_COUNT = 2**16
 
 
 def largest_that_fits(
@@ -21,11 +21,11 @@ def largest_that_fits(
     bytes_at: count -> (whether it fits, bytes that it takes); costs a compilation each.
     start: first count to try.
     usable: bytes that there are.
-    resolution: share of the count that is close enough.
+    resolution: fraction of the count that is close enough.
   """
-  seen, fits, fails = {0: 0}, 0, MOST_COUNT + 1
+  seen, fits, fails = {0: 0}, 0, MAX_COUNT + 1
   count = max(1, start)
-  for _ in range(MOST_TRIES):
+  for _ in range(MAX_TRIES):
     does, seen[count] = bytes_at(count)
     fits, fails = (count, fails) if does else (fits, count)
     if fails - fits <= max(1, fits * resolution):

@@ -1,0 +1,79 @@
+"""Checks that all processes of a run agree; if they did not, they would wait for each other."""
+
+import json
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from pst_jax.errors import UserError
+from train.config import from_json
+from train.config_values import difference, to_json
+from train.data import Dataset
+from train.run.folder import RunFolder
+from train.schema import Config
+
+
+def require_consistency(config: Config, dataset: Dataset, folder: RunFolder) -> None:
+  """Compares config, data and run folder, which process 0 has locked; all processes call it.
+
+  Raises:
+    UserError: this process was given another config, other data, or sees another folder.
+  """
+  if jax.process_count() == 1:
+    return
+  mine = {
+    "config": to_json(config),
+    "images": [dataset.num_train, dataset.num_eval],
+    # The others look at the file when process 0 has written it, which is after the broadcast.
+    "lock": _text(folder) if jax.process_index() == 0 else "",
+  }
+  theirs = json.loads(_from_first(json.dumps(mine)))
+  who = f"process {jax.process_index()}"
+  if changed := difference(from_json(theirs["config"]), config):
+    raise UserError(
+      f"{who} was given another config than process 0 ({'; '.join(changed)}): give all processes "
+      "the same command but for --process-id"
+    )
+  if theirs["images"] != mine["images"]:
+    raise UserError(
+      f"{who} finds {mine['images']} training and evaluation images in {config.data.dataset}, but "
+      f"process 0 finds {theirs['images']}: give all machines the same data"
+    )
+  if theirs["lock"] != _text(folder):
+    raise UserError(
+      f"run_dir {folder.path} of {who} is not the folder of process 0: choose a --run-dir on a "
+      "file system that all machines share"
+    )
+
+
+def barrier(mesh: Mesh) -> None:
+  """Makes the devices of all processes exchange something along every axis of the mesh.
+
+  To be called before anything takes long to compile.
+
+  Gloo, which carries collectives between CPUs, waits only 30 seconds for a process that is late to
+  the first one of a group of devices, and as long as `xla_cpu_collective_timeout_seconds` later.
+  """
+  if jax.process_count() == 1:
+    return
+  placed = [NamedSharding(mesh, spec) for spec in (P("data", "fsdp"), P(), P("fsdp"), P("data"))]
+  ones = jax.make_array_from_callback(
+    mesh.devices.shape, placed[0], lambda index: np.ones(mesh.devices.shape, np.float32)[index]
+  )
+  sums = jax.jit(lambda x: (x.sum(), x.sum(0), x.sum(1)), out_shardings=tuple(placed[1:]))
+  jax.block_until_ready(sums(ones))
+
+
+def _text(folder: RunFolder) -> str:
+  return folder.lock.read_text() if folder.lock.is_file() else ""
+
+
+def _from_first(text: str) -> str:
+  """The text of process 0."""
+  data = np.frombuffer(text.encode(), np.uint8)
+  length = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
+  data = multihost_utils.broadcast_one_to_all(np.resize(data, length))
+  return np.asarray(data).tobytes().decode()

@@ -1,0 +1,122 @@
+"""The folder of a run: its config, its lock, its identity, and where everything in it lies."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from pst_jax.checkpoints.layout import RUN_ID, Identity, saved_steps
+from pst_jax.errors import UserError
+from pst_jax.files import local_folder, lock, write_output
+from train.config import from_json
+from train.config_values import difference, flatten, to_json
+from train.schema import RESUME_MAY_CHANGE, Config
+
+
+class RunFolder:
+  """Paths inside the folder of one run."""
+
+  def __init__(self, path: str | os.PathLike):
+    self.path = local_folder(path, "run_dir")
+    self.config = self.path / "config.json"
+    self.lock = self.path / ".lock"
+    self.run_id = self.path / RUN_ID
+    self.checkpoints = self.path / "checkpoints"
+    self.metrics = self.path / "metrics.jsonl"
+    self.tensorboard = self.path / "tensorboard"
+    self.profile = self.path / "profile"
+
+  def read_config(self) -> Config:
+    """The resolved config of the run.
+
+    Raises:
+      UserError: the folder is no run, or its config is corrupt.
+    """
+    if not self.config.is_file():
+      raise UserError(
+        f"{self.path} is no run folder: it has no config.json; give the run_dir of a training run"
+      )
+    try:
+      return from_json(_text(self.config))
+    except (UserError, UnicodeDecodeError, RecursionError) as error:
+      raise UserError(f"{self.config} cannot be used: {error}") from None
+
+  def identity(self, config: Config) -> Identity:
+    """What every checkpoint of the run must say of itself, once the run is open."""
+    # Evaluations may get other names, which `difference` knows how to compare.
+    fixed = {
+      name: value
+      for name, value in flatten(config).items()
+      if name not in RESUME_MAY_CHANGE and not name.startswith("evals.")
+    }
+    run = _text(self.run_id).strip() if self.run_id.is_file() else None
+    return Identity(run, fixed)
+
+
+@contextlib.contextmanager
+def open_run(config: Config, is_main_process: bool = True) -> Iterator[RunFolder]:
+  """Makes the folder, or checks that an existing one holds the same run, and locks it.
+
+  Only the main process writes and locks.
+
+  Raises:
+    UserError: the folder cannot be written, holds another config, or is in use.
+  """
+  folder = RunFolder(config.run_dir)
+  if not is_main_process:
+    yield folder
+    return
+  with lock(
+    folder.lock,
+    unwritable=f"run_dir {folder.path} cannot be written ({{reason}}): choose another --run-dir",
+    busy=f"another process is training in {folder.path}: stop it first, or choose another "
+    "--run-dir",
+  ) as file:
+    _compare(folder, config)
+    # Also when resuming: evaluation looks for the data where they are now.
+    write_output(folder.config, to_json(config).encode(), force=True)
+    if not folder.run_id.exists():
+      write_output(folder.run_id, f"{secrets.token_hex(16)}\n".encode())
+    _sign(file)
+    yield folder
+
+
+def _text(path: Path) -> str:
+  try:
+    return path.read_text()
+  except OSError as error:  # of reading itself it would name no file
+    raise UserError(
+      f"{path} cannot be read ({error.strerror}): check the disk and the permissions, then give "
+      "the same command again"
+    ) from None
+
+
+def _sign(file: TextIO) -> None:
+  """Writes into the lock by what the other processes of the run recognise the folder."""
+  try:
+    file.truncate(0)
+    file.write(secrets.token_hex(16))
+    file.flush()
+    os.fsync(file.fileno())
+  except OSError as error:
+    raise UserError(
+      f"{file.name} could not be written ({error.strerror}): free some space or choose another "
+      "--run-dir"
+    ) from None
+
+
+def _compare(folder: RunFolder, config: Config) -> None:
+  if folder.config.exists():
+    changed = difference(folder.read_config(), config)
+    if changed:
+      raise UserError(
+        f"{folder.path} holds a run with another config ({'; '.join(changed)}): choose another "
+        "--run-dir, or give the old values to resume it"
+      )
+  elif saved_steps(folder.checkpoints):
+    raise UserError(
+      f"{folder.path} holds checkpoints, but the config.json that says what run they are of is "
+      "gone: put it back, or choose another --run-dir"
+    )
