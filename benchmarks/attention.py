@@ -10,15 +10,12 @@ only holds the inputs, both by getrusage (XLA's own figure is not to be trusted 
 Ratios are implementation / naive: below 1 is better.
 """
 
-import argparse
-import json
+import multiprocessing
 import resource
 import statistics
-import subprocess
-import sys
-import time
+from concurrent import futures
 
-from benchmarks.allocator import tune_allocator
+from benchmarks.common import make_parser, seconds, tune_allocator
 
 BATCH, HEADS, DIM = 8, 4, 32
 TOP_K = 8
@@ -57,7 +54,7 @@ def cases():
 
 
 def run_case(case, side, repeats):
-  """Prints one row's seconds and the peak resident memory of this process in bytes, as JSON."""
+  """One row's seconds, and the peak resident memory of this process in bytes."""
   import jax
   import numpy as np
 
@@ -68,25 +65,17 @@ def run_case(case, side, repeats):
   inputs = [jax.device_put(rng.standard_normal(shape, dtype=np.float32)) for shape in shapes]
   run = jax.jit(cases()[case], compiler_options=pst_jax.compiler_options())
   jax.block_until_ready(run(*inputs))
-  times = []
-  for _ in range(repeats):
-    start = time.perf_counter()
-    jax.block_until_ready(run(*inputs))
-    times.append(time.perf_counter() - start)
-  peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  print(json.dumps({"seconds": statistics.median(times), "peak": peak}))
-
-
-def in_fresh_process(case, options):
-  # This process must stay small: a child's peak starts at the size of its parent.
-  command = [sys.executable, "-m", "benchmarks.attention", "--case", case]
-  command += ["--side", str(options.side), "--repeats", str(options.repeats)]
-  result = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
-  return json.loads(result.stdout)
+  times = [seconds(lambda: jax.block_until_ready(run(*inputs))) for _ in range(repeats)]
+  return statistics.median(times), 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def compare(options):
-  baseline = in_fresh_process(BASELINE, options)["peak"]
+  def in_fresh_process(case):
+    # This process must stay small: a child's peak starts at the size of its parent.
+    with futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+      return pool.submit(run_case, case, options.side, options.repeats).result()
+
+  baseline = in_fresh_process(BASELINE)[1]
   side = options.side
   print(
     f"fine {side}x{side}, coarse {side // 2}x{side // 2}, batch {BATCH}, {HEADS} heads of {DIM}"
@@ -97,8 +86,8 @@ def compare(options):
     naive = None
     for implementation in ["naive", *implementations]:
       row = f"{kind} {implementation}"
-      result = in_fresh_process(row, options)
-      values = result["seconds"], max(result["peak"] - baseline, 0)
+      time, peak = in_fresh_process(row)
+      values = time, max(peak - baseline, 0)
       naive = naive or values
       time_ratio, memory_ratio = (a / b for a, b in zip(values, naive, strict=True))
       print(
@@ -109,21 +98,15 @@ def compare(options):
 
 
 def main():
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = make_parser(__doc__)
   parser.add_argument("--side", type=int, default=80, help="side of the fine map, an even number")
   parser.add_argument("--repeats", type=int, default=11, help="timed repetitions")
   parser.add_argument("--quick", action="store_true", help="two repetitions")
-  parser.add_argument("--case", help=argparse.SUPPRESS)
   options = parser.parse_args()
   if options.quick:
     options.repeats = 2
   tune_allocator()
-  if options.case:
-    run_case(options.case, options.side, options.repeats)
-  else:
-    compare(options)
+  compare(options)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ in a fresh process, whose start and imports are included: time, CPU time, peak r
 Needs the extras `train` and `torch`.
 """
 
-import argparse
 import itertools
 import pathlib
 import runpy
@@ -23,6 +22,7 @@ import torch
 
 import pst_jax
 import pst_jax.torch
+from benchmarks.common import make_parser
 from pst_jax.convert import Metadata, Weights, from_torch
 from pst_jax.convert.state_dict import network_entries
 from pst_jax.convert.verify import verify
@@ -34,7 +34,7 @@ NORM_SCALES = {"yolo11": (0.7, 1.1)}
 
 
 def golden_weights(name: str) -> Weights:
-  fill = runpy.run_path(str(REPOSITORY / "tests/golden/fill.py"))["fill"]
+  fill = runpy.run_path(str(REPOSITORY / "tests/support/fill.py"))["fill"]
   network = pst_jax.create_model(name)
   scale = NORM_SCALES.get(network.family, (0.5, 0.9))
   entries = {e.name: fill(e.name, e.shape, scale) for e in network_entries(network)}
@@ -92,9 +92,7 @@ def print_costs(name: str) -> None:
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = make_parser(__doc__)
   parser.add_argument("--models", nargs="*", default=pst_jax.list_models(), help="for agreement")
   parser.add_argument("--costs-of", default="r101-cls-pst", help="(default: %(default)s)")
   options = parser.parse_args()

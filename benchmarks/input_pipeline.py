@@ -13,23 +13,25 @@ take turns, and the best of the rounds counts, so that other work on the machine
 images per second of CPU time hardly depend on other work at all.
 """
 
-import argparse
 import contextlib
 import importlib.util
 import io
+import pathlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from dataclasses import replace
 
-import cv2
 import numpy as np
-import tensorflow_datasets as tfds
 from PIL import Image
 
+from benchmarks.common import make_parser, photograph
+from train import prepare
 from train.config import DataConfig
-from train.data import images, open_dataset, train_batches
+from train.data import train_batches
+from train.tasks.classification import crops as images
+from train.tasks.classification.data import open_dataset
 
 NUM_IMAGES = 512
 BATCH = 32
@@ -37,34 +39,17 @@ ROUNDS = 5
 BATCHES_PER_ROUND = 8
 
 
-class Photos(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """Coloured clouds with grain: JPEG files of the size and detail of ImageNet's."""
-
-  VERSION = tfds.core.Version("1.0.0")
-
-  def _info(self):
-    features = tfds.features.FeaturesDict(
-      {
-        "image": tfds.features.Image(encoding_format="jpeg"),
-        "label": tfds.features.ClassLabel(num_classes=10),
-      }
-    )
-    return tfds.core.DatasetInfo(builder=self, description="Clouds.", features=features)
-
-  def _split_generators(self, dl_manager):
-    return {"train": self._generate_examples()}
-
-  def _generate_examples(self):
-    rng = np.random.default_rng(0)
-    for index in range(NUM_IMAGES):
+def write_photos(folder: pathlib.Path) -> None:
+  """Photographs of ten classes, as a data set that training reads."""
+  rng = np.random.default_rng(0)
+  for split, count in (("train", NUM_IMAGES), ("test", 10)):
+    for index in range(count):
+      path = folder / "photos" / split / str(index % 10) / f"{index}.jpg"
+      path.parent.mkdir(parents=True, exist_ok=True)
       width, height = rng.integers(480, 521), rng.integers(355, 396)
-      pixels = np.zeros((height, width, 3), np.float32)
-      for cells in (4, 16, 64, 256):
-        coarse = rng.normal(size=(cells, cells, 3)).astype(np.float32)
-        pixels += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC) / cells**0.3
-      pixels = np.clip(128 + 60 * pixels, 0, 255).astype(np.uint8)
-      encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
-      yield index, {"image": encoded, "label": index % 10}
+      path.write_bytes(photograph(rng, height, width))
+  source = str(folder / "photos")
+  prepare.main(["folder", "--source", source, "--name", "photos", "--data-dir", str(folder)])
 
 
 def pillow_example(encoded: bytes, rng: np.random.Generator, config: DataConfig) -> np.ndarray:
@@ -120,10 +105,6 @@ def tf_data_batches(encoded: list[bytes], config: DataConfig, threads: int) -> I
   yield from examples.batch(BATCH).prefetch(1).with_options(options).as_numpy_iterator()
 
 
-def has_tensorflow() -> bool:
-  return importlib.util.find_spec("tensorflow") is not None
-
-
 def rates(start_side: Callable[[], Iterator]) -> np.ndarray:
   """Images per second and per second of CPU time, once the first batch is there.
 
@@ -139,18 +120,15 @@ def rates(start_side: Callable[[], Iterator]) -> np.ndarray:
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = make_parser(__doc__)
   parser.add_argument("--rounds", type=int, default=ROUNDS, help="of which the best counts")
   parser.add_argument("--quick", action="store_true", help="one round")
   options = parser.parse_args()
   rounds = 1 if options.quick else options.rounds
-  tfds.disable_progress_bar()
   with tempfile.TemporaryDirectory() as folder, futures.ThreadPoolExecutor(2) as pool:
     with contextlib.redirect_stdout(io.StringIO()):
-      Photos(data_dir=folder, file_format="array_record").download_and_prepare()
-    config = DataConfig(dataset="photos", data_dir=folder, eval_split="train", image_size=224)
+      write_photos(pathlib.Path(folder))
+    config = DataConfig(dataset="photos", data_dir=folder, eval_split="test", image_size=224)
     dataset = open_dataset(config)
     size = np.mean([len(dataset.train[index]["image"]) for index in range(NUM_IMAGES)])
     print(f"{NUM_IMAGES} JPEGs of {size / 1000:.0f} kB on average, random resized crop to 224")
@@ -165,7 +143,7 @@ def main() -> None:
       "this pipeline, 1 thread": lambda: ours(1),
       "this pipeline, 2 threads": lambda: ours(2),
     }
-    if has_tensorflow():
+    if importlib.util.find_spec("tensorflow"):
       encoded = [dataset.train[index]["image"] for index in range(NUM_IMAGES)]
       sides |= {
         "tf.data, 1 thread": lambda: tf_data_batches(encoded, config, 1),

@@ -1,11 +1,13 @@
-"""How often is an interrupted run exact? kill -9 and SIGTERM at random moments, then go on.
+"""How often is an interrupted run exact? Signals at random moments, again and again, then go on.
 
-  python benchmarks/interruptions.py --tries 6                  one process
-  python benchmarks/interruptions.py --tries 6 --processes 2    two, of which one is hit
+  python benchmarks/interruptions.py --tries 20                              one process
+  python benchmarks/interruptions.py --tries 20 --processes 2 --devices 2    two; one is hit
 
-A run is interrupted `tries` times, by the two signals in turn. A try is exact if all that the run
-logs after it, until the next one, equals an uninterrupted run's to the bit; the last one also needs
-the same digest of every array of the last checkpoint.
+One run is interrupted `tries` times, so that all starts but the first are of a resumed run: by
+SIGKILL, SIGTERM, SIGINT and SIGHUP in turn, twice after a step and then once while it starts. A try
+has held if the processes end as promised, and if all that the run logs afterwards, until the next
+try, equals an uninterrupted run's to the bit; the last one also needs the same checksum of every
+array of the last checkpoint.
 """
 
 import argparse
@@ -20,12 +22,13 @@ import sys
 import tempfile
 import time
 
-from train.checkpoint_files import read_record, saved_steps
+from pst_jax.checkpoints.layout import read_record, saved_steps
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 CLOCK = ("_seconds", "images_per_second")
 """How the names of figures end that differ from run to run."""
-OPTIONS = """configs/synthetic.py --model.name resnet18 --model.stem small --model.width 0.125
+OPTIONS = """synthetic --model.name resnet18 --model.stem small --model.width 0.125
   --model.dropout 0.1 --data.image-size 8 --data.crop shift --data.max-shift 1
   --data.synthetic-examples 64 --data.synthetic-classes 4 --data.threads 1 --batch-size 8
   --eval-batch-size 16 --eval-top-k 0 --eval-every-epochs 4 --checkpoint.every-epochs 1
@@ -77,8 +80,14 @@ def last_step(run_dir) -> int:
 
 
 def interrupt(processes, run_dir, step, number, rng) -> tuple[int, float]:
-  """Waits for the step and a little more; returns who was hit, and how long the others lived."""
-  while last_step(run_dir) < step:
+  """Waits for the step and a little more; returns who was hit, and how long the others lived.
+
+  Args:
+    step: None: a moment of the start instead, which comes to its first step after some seconds.
+  """
+  if step is None:
+    time.sleep(rng.uniform(4, 12))
+  while step is not None and last_step(run_dir) < step:
     ended = [process.poll() for process in processes]
     if ended != [None] * len(processes):
       errors = [path.read_text() for path in sorted(run_dir.parent.glob("errors.*"))]
@@ -93,6 +102,15 @@ def interrupt(processes, run_dir, step, number, rng) -> tuple[int, float]:
   return victim, time.monotonic() - began
 
 
+def ended_as_promised(codes: list[int], victim: int, number: int, is_starting: bool) -> bool:
+  """A kill ends the victim, and the others with an error; the other signals stop all alike."""
+  if number == signal.SIGKILL:
+    return codes[victim] == -number and 0 not in codes
+  if is_starting and codes[victim] == -number:  # before Python had come to the handlers
+    return 0 not in codes
+  return codes == [128 + number] * len(codes)
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
   parser.add_argument("--tries", type=int, default=6)
@@ -100,8 +118,11 @@ def main() -> None:
   parser.add_argument("--devices", type=int, default=4, help="fake devices of each process")
   parser.add_argument("--seed", type=int, default=0)
   asked = parser.parse_args()
+  # What a shell's `&` or nohup have set to be ignored, the runs would ignore too.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
+  signal.signal(signal.SIGHUP, lambda *_: None)
   rng = random.Random(asked.seed)
-  total_steps = 12 * (asked.tries + 1)
+  total_steps = 24 * (asked.tries + 1)
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
     whole, hit = folder / "whole", folder / "hit"
@@ -117,19 +138,22 @@ def main() -> None:
         raise SystemExit(f"ended with {codes}: {errors}")
 
     finish(begin(whole))
-    expected, begun, exact = lines(whole), 1, []
+    expected, held = lines(whole), []
     for attempt in range(asked.tries + 1):
       processes = begin(hit)
       try:
         if attempt < asked.tries:
-          # A window of its own, so that there is something to compare after each interruption.
-          step = rng.randrange(12 * attempt + 1, 12 * attempt + 7)
-          number = (signal.SIGKILL, signal.SIGTERM)[attempt % 2]
+          is_starting = attempt % 3 == 2
+          step = None if is_starting else last_step(hit) + rng.randrange(1, 7)
+          number = SIGNALS[attempt % len(SIGNALS)]
           victim, seconds = interrupt(processes, hit, step, number, rng)
           codes = [process.returncode for process in processes]
+          as_promised = ended_as_promised(codes, victim, number, is_starting)
           print(
-            f"{number.name} to process {victim} after step {step}: all ended {seconds:.1f} s later "
-            f"with {codes}; saved {saved_steps(hit / 'checkpoints')}",
+            f"{number.name} to process {victim} {'while starting' if is_starting else 'running'}, "
+            f"at step {last_step(hit)}: all ended {seconds:.1f} s later with {codes}"
+            f"{'' if as_promised else ', NOT AS PROMISED'}; saved "
+            f"{saved_steps(hit / 'checkpoints')}",
             flush=True,
           )
         else:
@@ -138,17 +162,17 @@ def main() -> None:
         for process in processes:
           process.kill()
           process.wait()
+      logged = lines(hit)
+      is_exact = logged == expected[: len(logged)]
       if attempt:
-        reached = last_step(hit)
-        assert reached > begun or attempt == asked.tries
-        logged = lines(hit)
-        exact.append(logged == expected[: len(logged)])
-        begun = reached
+        held[-1] = held[-1] and is_exact
+      if attempt < asked.tries:
+        held.append(as_promised)
     records = [read_record(run / "checkpoints", total_steps)["leaves"] for run in (whole, hit)]
-    exact[-1] = exact[-1] and records[0] == records[1]
+    held[-1] = held[-1] and records[0] == records[1]
   print(
     f"{asked.processes} process(es) x {asked.devices} device(s): "
-    f"{sum(exact)} of {asked.tries} interruptions exact"
+    f"{sum(held)} of {asked.tries} interruptions held"
   )
 
 
