@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quick_jit import quick_jit
-from random_variables import random_variables
+from support.quick_jit import quick_jit
+from support.random_variables import random_variables
 
 import pst_jax
 from pst_jax.layers import PST

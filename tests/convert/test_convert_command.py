@@ -7,13 +7,11 @@ import sys
 
 import numpy as np
 import pytest
-import tiny_weights
-import torch
+from support import tiny_weights
+from support.pytorch import torch, twins
 
-import pst_jax.torch
 from pst_jax.__main__ import main
 from pst_jax.convert import read_weights, write_safetensors, write_torch_file, write_weights
-from train.weights import read_folder
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 
@@ -77,7 +75,7 @@ def test_every_form_gives_back_the_same_weights(run_folder, tmp_path):
     assert convert(source, dest) == 0
   first, last = read_weights(forms[1]), read_weights(forms[-1])
   assert tiny_weights.same(first.state_dict(), last.state_dict())
-  assert first.metadata == last.metadata == read_folder(tmp_path / "c").metadata
+  assert first.metadata == last.metadata == read_weights(tmp_path / "c").metadata
 
 
 def test_the_report_counts_the_entries(file, tmp_path, capsys):
@@ -99,14 +97,14 @@ def test_verify_runs_both_networks_coarse_and_fine(file, tmp_path, capsys):
 def test_a_difference_between_the_networks_stops_the_conversion(
   file, tmp_path, capsys, monkeypatch
 ):
-  create = pst_jax.torch.create_model
+  create = twins.create_model
 
   def other_network(*arguments, **options):
     network = create(*arguments, **options)
     network.register_forward_hook(lambda _, __, logits: logits + 1e-3)
     return network
 
-  monkeypatch.setattr(pst_jax.torch, "create_model", other_network)
+  monkeypatch.setattr("pst_jax.torch.create_model", other_network)
   assert convert(file, tmp_path / "w.pt", "--verify") == 2
   assert "the two networks differ (top_k 0: max" in capsys.readouterr().err
   assert not (tmp_path / "w.pt").exists()
@@ -119,7 +117,7 @@ def test_a_folder_that_exists_is_kept_unless_forced(file, tmp_path, capsys):
   assert "this folder exists and is kept" in capsys.readouterr().err
   write_weights(file, tiny_weights.weights(step=5), force=True)
   assert convert(file, tmp_path / "folder", "--force") == 0
-  assert read_folder(tmp_path / "folder").metadata.step == 5
+  assert read_weights(tmp_path / "folder").metadata.step == 5
   assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "w.safetensors"]
 
 
@@ -135,13 +133,13 @@ def test_a_file_can_be_converted_in_place(file):
 
 
 def test_a_failed_write_of_a_folder_leaves_nothing(file, tmp_path, capsys, monkeypatch):
-  from train.checkpoint import Checkpoints
-  from train.config import ConfigError
+  from pst_jax.checkpoints import write
+  from pst_jax.errors import UserError
 
   def fail(*arguments, **options):
-    raise ConfigError("the disk is full")
+    raise UserError("the disk is full")
 
-  monkeypatch.setattr(Checkpoints, "save", fail)
+  monkeypatch.setattr(write, "write_step", fail)
   assert convert(file, tmp_path / "folder") == 2
   assert "nothing was written: the disk is full" in capsys.readouterr().err
   assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
@@ -173,7 +171,7 @@ def not_a_number(path):
   write_torch_file(path, entries, {})
 
 
-def detection(path):
+def part(path):
   write_torch_file(path, {"model.21.dfl.conv.weight": np.ones((1, 16, 1, 1))}, {})
 
 
@@ -194,7 +192,7 @@ MISTAKES = [
   (empty, [], "this file is empty"),
   (truncated, [], "damaged or cut short"),
   (not_a_number, [], "1 of 164 entries hold NaN or infinity (conv1.weight)"),
-  (detection, [], "this is a detection network"),
+  (part, [], "none of them is the bias of a last layer"),
   (good, ["--model", "resnet34_pst"], "its entries are not those of resnet34_pst"),
   (good, ["--model", "resnet"], "model 'resnet' is unknown"),
   (good, ["--step", "3"], "a file holds one step: leave --step out"),
@@ -246,11 +244,13 @@ def test_a_place_that_cannot_be_written_is_found_before_reading(tmp_path, capsys
   assert "missing_source" not in capsys.readouterr().err
 
 
-def test_without_the_trainer_a_folder_names_the_extra(file, tmp_path, capsys, monkeypatch):
-  monkeypatch.setitem(sys.modules, "train", None)
-  monkeypatch.delitem(sys.modules, "train.weights", raising=False)
+def test_without_orbax_a_folder_says_what_to_install(file, tmp_path, capsys, monkeypatch):
+  monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
+  for package, module in (("checkpoints", "read"), ("convert.formats", "orbax_folder")):
+    monkeypatch.delitem(sys.modules, f"pst_jax.{package}.{module}", raising=False)
+    monkeypatch.delattr(sys.modules[f"pst_jax.{package}"], module, raising=False)
   assert convert(file, tmp_path / "folder") == 2
-  assert "pip install 'pst_jax[train]'" in capsys.readouterr().err
+  assert "pip install 'orbax-checkpoint" in capsys.readouterr().err
 
 
 def test_without_pytorch_verify_and_pt_name_the_extra(file, tmp_path, capsys, monkeypatch):
@@ -259,7 +259,7 @@ def test_without_pytorch_verify_and_pt_name_the_extra(file, tmp_path, capsys, mo
   monkeypatch.delattr("pst_jax.torch", raising=False)
   for arguments in (["w.pt"], ["v.safetensors", "--verify"]):
     assert convert(file, tmp_path / arguments[0], *arguments[1:]) == 2
-    assert "pip install 'pst_jax[torch]'" in capsys.readouterr().err
+    assert "pip install 'torch" in capsys.readouterr().err
 
 
 def test_inspect_shows_a_file_of_this_project(file, capsys):
@@ -270,7 +270,7 @@ def test_inspect_shows_a_file_of_this_project(file, capsys):
 
 
 def test_inspect_shows_a_checkpoint_of_others(tmp_path, capsys):
-  model = pst_jax.torch.create_model(tiny_weights.MODEL, **tiny_weights.OPTIONS).half()
+  model = twins.create_model(tiny_weights.MODEL, **tiny_weights.OPTIONS).half()
   model.names = {0: "ant", 1: "bee\x1b[2J", 2: "cat"}
   checkpoint = {"epoch": 3, "model": model, "train_args": {"imgsz": 224, "epochs": 200}}
   torch.save(checkpoint, tmp_path / "last.pt")

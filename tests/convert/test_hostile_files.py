@@ -3,17 +3,18 @@
 import codecs
 import io
 import random
+import re
 import struct
 import sys
 import tracemalloc
 import zipfile
 
-import hostile_files as made
 import numpy as np
 import pytest
+from support import hostile_files as made
 
-from pst_jax.convert.safetensors_file import read_safetensors, write_safetensors
-from pst_jax.convert.torch_file import read_torch_file
+from pst_jax.convert.formats.safetensors_file import read_safetensors, write_safetensors
+from pst_jax.convert.formats.torch_file import read_torch_file
 
 GOOD = {"w": made.tensor()}
 RUNNING_CODE = ("exec", "compile", "import", "pickle.find_class", "ctypes.dlopen")
@@ -80,6 +81,26 @@ def test_nonsense_is_an_error_that_says_what_is_wrong(tmp_path, name):
   assert what in refuse(tmp_path / "bad.pt", made.archive(value))
 
 
+@pytest.mark.parametrize("wrap", [made.archive, made.legacy])
+@pytest.mark.parametrize("name", made.REPETITIONS)
+def test_what_a_pickle_repeats_is_refused_before_it_takes_time_or_memory(tmp_path, name, wrap):
+  content = wrap(made.REPETITIONS[name](4000))
+  assert len(content) < 700_000
+  text = refuse(tmp_path / "r.pt", content)
+  assert re.search(r"repeats its values|repeat without end|10,000 dictionary keys", text)
+
+
+@pytest.mark.parametrize("name", ["module", "class", "storage"])
+def test_names_of_any_length_are_refused(tmp_path, name):
+  long = "x" * 1001
+  value = {
+    "module": made.Name(f"{long} Net"),
+    "class": made.Name(f"mine {long}"),
+    "storage": made.tensor(of=made.storage(key=long)),
+  }[name]
+  assert "more than 1000 letters" in refuse(tmp_path / "n.pt", made.archive(value))
+
+
 def test_good_file_of_the_same_making_is_read(tmp_path):
   for wrap in (made.archive, made.legacy):
     (tmp_path / "good.pt").write_bytes(wrap(GOOD))
@@ -88,7 +109,7 @@ def test_good_file_of_the_same_making_is_read(tmp_path):
 
 
 def test_too_many_operations_are_an_error(tmp_path, monkeypatch):
-  monkeypatch.setattr("pst_jax.convert.data_pickle.MAX_OPCODES", 1000)
+  monkeypatch.setattr("pst_jax.convert.formats.data_pickle.MAX_OPCODES", 1000)
   assert "more than 1,000 operations" in refuse(
     tmp_path / "long.pt", made.archive(made.Raw(b"N0" * 600 + b"N"))
   )

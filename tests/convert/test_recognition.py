@@ -1,6 +1,5 @@
-import golden_values
 import pytest
-import tiny_weights
+from support import golden_values, tiny_weights
 
 from pst_jax.convert import recognize
 
@@ -67,10 +66,25 @@ def test_the_same_names_with_other_shapes_say_so():
     recognize(entries)
 
 
-def test_a_detection_network_is_named_as_such():
-  entries = {"model.0.conv.weight": (16, 3, 3, 3), "model.21.dfl.conv.weight": (1, 16, 1, 1)}
-  with pytest.raises(ValueError, match=r"detection network .* no detection networks yet"):
-    recognize(entries)
+@pytest.mark.parametrize(
+  "name", [f"yolo11{size}{pst}" for size in "nsm" for pst in ("-pst", "")] + ["r18-pst", "r50-pst"]
+)
+def test_a_detector_is_recognised_from_its_manifest(name):
+  # YOLO11's own checkpoints have the names of the controls.
+  shapes = dict(golden_values.manifest(name))
+  assert recognize(shapes) == (name, {"num_classes": 80, "width": 1.0})
+
+
+def test_the_number_of_classes_of_a_detector_is_read_off():
+  entries = shapes("yolo11n-pst", num_classes=7)
+  assert recognize(entries) == ("yolo11n-pst", {"num_classes": 7, "width": 1.0})
+
+
+def test_a_detector_without_the_numbers_of_its_bins_is_none():
+  entries = shapes("yolo11n", num_classes=7)
+  del entries["model.23.dfl.conv.weight"]
+  with pytest.raises(ValueError, match=r"not those of yolo11n: .* 1 missing \(model.23.dfl"):
+    recognize(entries, "yolo11n")
 
 
 @pytest.mark.parametrize(

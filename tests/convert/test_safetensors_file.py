@@ -1,11 +1,14 @@
+import json
+import struct
+
 import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-import safetensors.torch
-import torch
+from support.pytorch import torch
 
-from pst_jax.convert.safetensors_file import read_safetensors, write_safetensors
+from pst_jax.convert.formats.safetensors_file import read_safetensors, write_safetensors
+from pst_jax.errors import UserError
 
 METADATA = {"model": "r18-cls-pst", "top_k": 0, "mean": [0.485], "classes": ["cat", "Käse"]}
 
@@ -52,7 +55,8 @@ def test_memory_order_does_not_matter(tmp_path, order):
 def test_torch_reads_what_is_written(tmp_path):
   array = np.arange(6).reshape(2, 3).astype(ml_dtypes.bfloat16)
   write_safetensors(tmp_path / "w", {"a": array}, METADATA)
-  loaded = safetensors.torch.load_file(tmp_path / "w")["a"]
+  reader = pytest.importorskip("safetensors.torch", exc_type=ImportError)
+  loaded = reader.load_file(tmp_path / "w")["a"]
   assert loaded.dtype == torch.bfloat16
   assert loaded.tolist() == array.tolist()
 
@@ -113,6 +117,23 @@ def test_cut_short(tmp_path):
 def test_damaged_metadata(tmp_path, key, text):
   safetensors.numpy.save_file({"a": np.zeros(2)}, tmp_path / "w", {key: text})
   with pytest.raises(ValueError, match="get it again"):
+    read_safetensors(tmp_path / "w")
+
+
+@pytest.mark.parametrize("order", ["[1]", "[null]", "[NaN]", '[["a"]]', '["a", "a"]', '{"a": 1}'])
+@pytest.mark.parametrize("name", ["a", "1", "None", "nan", "['a']"])
+def test_an_order_that_is_no_list_of_the_names(tmp_path, name, order):
+  safetensors.numpy.save_file({name: np.zeros(2)}, tmp_path / "w", {"pst_jax.order": order})
+  with pytest.raises(UserError, match="list of entry names does not fit"):
+    read_safetensors(tmp_path / "w")
+
+
+@pytest.mark.parametrize("shape", [[1] * 65, [0, 2**62, 2**62], [0, 2**64 - 1]])
+def test_a_shape_that_no_array_has(tmp_path, shape):
+  size = int(0 not in shape)
+  header = json.dumps({"a": {"dtype": "U8", "shape": shape, "data_offsets": [0, size]}}).encode()
+  (tmp_path / "w").write_bytes(struct.pack("<Q", len(header)) + header + bytes(size))
+  with pytest.raises(UserError, match="get it again"):
     read_safetensors(tmp_path / "w")
 
 

@@ -1,13 +1,13 @@
 import functools
 
 import flax
-import golden_values
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from every_network import EVERY_NETWORK
-from random_variables import random_variables
+from support import golden_values
+from support.every_network import EVERY_NETWORK
+from support.random_variables import random_variables
 
 import pst_jax
 from pst_jax import convert

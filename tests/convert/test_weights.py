@@ -1,12 +1,13 @@
+import dataclasses
 import json
 
 import ml_dtypes
 import numpy as np
 import pytest
-import tiny_weights
-import torch
+from support import tiny_weights
+from support.pytorch import torch, twins
 
-import pst_jax.torch
+import pst_jax
 from pst_jax import convert
 from pst_jax.convert import Metadata, read_weights, write_safetensors, write_weights
 
@@ -20,7 +21,7 @@ FACTS = {
 
 
 def twin(name=tiny_weights.MODEL, options=tiny_weights.OPTIONS):
-  return pst_jax.torch.create_model(name, **options)
+  return twins.create_model(name, **options)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth"])
@@ -127,7 +128,10 @@ def test_quantized_weights_are_an_error(tmp_path):
     ({"pst_jax_weights": 2}, "has form 2, but this version of pst_jax reads form 1"),
     ({"model": 5}, r"damaged \(model\)"),
     ({"model": "resnet19"}, "'resnet19' is unknown"),
-    ({"options": {"num_classes": 3}}, r"damaged \(options\)"),
+    ({"options": {"stem": "small", "width": 0.125}}, r"damaged \(options\)"),
+    ({"options": tiny_weights.OPTIONS | {"stem": ["small"]}}, r"damaged \(options\)"),
+    ({"options": tiny_weights.OPTIONS | {"size": 3}}, "option 'size' of model"),
+    ({"task": 3}, r"damaged \(task\)"),
     ({"options": tiny_weights.OPTIONS | {"width": float("inf")}}, r"damaged \(options\)"),
     ({"options": tiny_weights.OPTIONS | {"width": float("nan")}}, r"damaged \(options\)"),
     ({"options": tiny_weights.OPTIONS | {"stem": "none"}}, "stem='none'"),
@@ -172,3 +176,12 @@ def test_a_file_that_exists_is_kept_unless_forced(tmp_path):
   assert path.read_text() == "mine"
   write_weights(path, tiny_weights.weights(), force=True)
   assert read_weights(path).metadata.model == tiny_weights.MODEL
+
+
+def test_blocks_of_the_first_version_and_of_other_tasks_read():
+  block = tiny_weights.weights(**FACTS).metadata.to_block()
+  block.pop("task")
+  assert Metadata.from_block(block).task == "classification"
+  detection = Metadata("yolo11n", {"num_classes": 80}, "x", task="detection")
+  detection = dataclasses.replace(detection, preprocessing={"image_size": 640, "stride": 32})
+  assert Metadata.from_block(json.loads(json.dumps(detection.to_block()))) == detection

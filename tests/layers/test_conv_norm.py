@@ -2,9 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-from quick_jit import quick_jit
-from random_variables import random_variables
+from support.pytorch import torch
+from support.quick_jit import quick_jit
+from support.random_variables import random_variables
 
 from pst_jax.layers import ConvNorm
 from pst_jax.layers.conv_norm import Conv

@@ -1,8 +1,8 @@
 """The modules against what the authors' implementation computed."""
 
-import golden_values
 import pytest
-from quick_jit import quick_jit
+from support import golden_values
+from support.quick_jit import quick_jit
 
 from pst_jax import convert
 from pst_jax.layers import PST, PSTBlock, PyramidSparseAttention

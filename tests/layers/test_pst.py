@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from golden_values import difference
-from quick_jit import quick_jit
-from random_variables import random_variables
+from support.golden_values import difference
+from support.quick_jit import quick_jit
+from support.random_variables import random_variables
 
 from pst_jax import ops
 from pst_jax.layers import PST, PSTBlock, PyramidSparseAttention

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from every_network import FAMILIES, SMALL, pictures, shapes
+from support.every_network import FAMILIES, SMALL, pictures, shapes
 
 import pst_jax
 
@@ -56,7 +56,11 @@ def test_an_unknown_option_is_refused_with_all_options(name):
     ("remat", "yes"),
     ("remat_policy", "everything"),
     ("folded", 1),
-    ("selection", "gumbel"),
+    ("selection", "softmax"),
+    ("selection", "no_such_module:rule"),
+    ("selection", "pst_jax.ops:no_such_rule"),
+    ("selection", "pst_jax.ops:SELECTIONS"),
+    ("selection", ["top_k"]),
     ("coarse_implementation", "flash"),
     ("coarse_implementation", ["einsum"]),
     ("epsilon", 0.0),

@@ -6,7 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from every_network import (
+from flax import nnx
+from flax.traverse_util import flatten_dict
+from jax.extend.core import jaxprs_in_params
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from support.every_network import (
   EVERY_NETWORK,
   EVERY_NETWORK_TRAINED,
   FAMILIES,
@@ -15,13 +19,9 @@ from every_network import (
   pictures,
   shapes,
 )
-from flax import nnx
-from flax.traverse_util import flatten_dict
-from golden_values import difference
-from jax.extend.core import jaxprs_in_params
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from quick_jit import quick_jit
-from random_variables import random_variables
+from support.golden_values import difference
+from support.quick_jit import quick_jit
+from support.random_variables import random_variables
 
 import pst_jax
 from pst_jax import ops
@@ -278,8 +278,44 @@ def test_ones_own_selection_is_called_with_top_k_and_the_key(name):
   jax.eval_shape(
     lambda v, x: model.apply(v, x, rngs={"selection": jax.random.key(0)}), variables, images
   )
-  assert {(shape[0], shape[-1], k) for shape, k, _ in calls} == {(4, 16, 3)}
-  assert [has_key for _, _, has_key in calls] == [False, True]
+  # With keys the rule sees one image at a time.
+  assert {(shape[0], shape[-1], k, has_key) for shape, k, has_key in calls} == {
+    (4, 16, 3, False),
+    (1, 16, 3, True),
+  }
+
+
+@pytest.mark.parametrize(
+  "selection",
+  ["gumbel", "pst_jax.ops:select_gumbel", ops.select_gumbel],
+  ids=["named", "imported", "given"],
+)
+def test_a_rule_is_named_or_imported_or_given(selection):
+  model = pst_jax.create_model("resnet18_pst", top_k=2, selection=selection, **SMALL)
+  _, variables, images = small_network("resnet18_pst")
+  rngs = {"selection": jax.random.key(0)}
+  logits = logits_of(model, variables, images, rngs=rngs)
+  expected = logits_of(model.clone(selection="gumbel"), variables, images, rngs=rngs)
+  np.testing.assert_array_equal(logits, expected)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_random_rule_does_the_same_for_a_batch_in_parts_as_for_the_whole(name):
+  model, variables, images = small_network(name)
+  model = model.clone(top_k=2, selection="random")
+
+  @quick_jit
+  def opened(images, positions):
+    arguments = {"positions": positions, "rngs": {"selection": jax.random.key(0)}}
+    _, sown = model.apply(variables, images, mutable=["intermediates"], **arguments)
+    (selected,) = [v for k, v in flatten_dict(sown).items() if "selected" in k]
+    return jnp.sort(selected[0], axis=-1)
+
+  positions = np.arange(4)
+  whole = opened(images, positions)
+  parts = [opened(images[i : i + 2], positions[i : i + 2]) for i in (0, 2)]
+  np.testing.assert_array_equal(whole, np.concatenate(parts))
+  assert not np.array_equal(whole[0], whole[1])
 
 
 @pytest.mark.parametrize("name", FAMILIES)

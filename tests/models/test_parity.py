@@ -2,11 +2,11 @@
 
 import functools
 
-import golden_values
 import jax
 import numpy as np
 import pytest
-from quick_jit import quick_jit
+from support import golden_values
+from support.quick_jit import quick_jit
 
 import pst_jax
 

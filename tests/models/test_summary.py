@@ -17,7 +17,7 @@ def full_size(name, **options):
 @pytest.mark.parametrize(
   ("name", "parameters"),
   [
-    # SPEC section 4: the authors' networks.
+    # The authors' networks.
     ("r18-cls-pst", 19_698_632),
     ("r50-cls-pst", 29_260_488),
     ("r101-cls-pst", 54_423_368),
@@ -42,6 +42,29 @@ def test_parameters_are_the_known_ones(name, parameters):
 )
 def test_flops_are_twice_the_known_multiply_adds(name, multiply_adds):
   assert full_size(name).flops / 2e9 == pytest.approx(multiply_adds, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+  ("name", "entries", "gigaflops"),
+  [
+    # The entries of the authors' checkpoints, with the 16 fixed numbers of the bins, and the GFLOPs
+    # of convolutions and attention at 640 pixels, counted from them by hand.
+    ("yolo11n-pst", 2_617_232, 6.40 + 2.46),
+    ("yolo11s-pst", 9_320_064, 21.02 + 4.92),
+    pytest.param("yolo11m-pst", 20_176_832, 65.90 + 9.18, marks=pytest.mark.slow),
+    ("r18-pst", 16_487_664, 42.74 + 1.80),
+    pytest.param("r50-pst", 26_049_520, 71.26 + 1.80, marks=pytest.mark.slow),
+    pytest.param("r101-pst", 50_276_608, 139.24 + 3.60, marks=pytest.mark.slow),
+    ("yolo11n", 2_624_080, None),
+    pytest.param("yolo11s", 9_458_752, None, marks=pytest.mark.slow),
+    pytest.param("yolo11m", 20_114_688, None, marks=pytest.mark.slow),
+  ],
+)
+def test_detectors_have_the_known_parameters_and_flops(name, entries, gigaflops):
+  summary = summarize(pst_jax.create_model(name), 640)
+  assert summary.parameters + 16 == entries
+  if gigaflops is not None:
+    assert summary.flops / 1e9 == pytest.approx(gigaflops, rel=5e-3)
 
 
 def test_modules_inside_a_module_add_up_to_it():

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quick_jit import quick_jit
+from jax.extend.core import jaxprs_in_params
+from support.quick_jit import quick_jit
 
 from pst_jax import ops
 
@@ -76,7 +77,7 @@ def largest_array(jaxpr):
   """Elements of the largest array in a jaxpr and all those inside it."""
   sizes = [v.aval.size for eqn in jaxpr.eqns for v in eqn.outvars]
   for eqn in jaxpr.eqns:
-    sizes += [largest_array(inner) for inner in jax.core.jaxprs_in_params(eqn.params)]
+    sizes += [largest_array(inner) for inner in jaxprs_in_params(eqn.params)]
   return max(sizes, default=0)
 
 

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quick_jit import quick_jit
+from support.quick_jit import quick_jit
 
 from pst_jax import ops
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from quick_jit import quick_jit
+from support.quick_jit import quick_jit
 
 from pst_jax import ops
 
@@ -58,6 +58,10 @@ def test_scores_of_bfloat16_are_float32():
 # selection rules
 
 
+# The others are in test_rules.py.
+OF_SCORES = ["top_k", "gumbel", "random"]
+
+
 def select(name, scores, k, seed=0):
   """Runs a rule with jax.random.key(seed)."""
 
@@ -83,7 +87,7 @@ def test_top_k_picks_what_lax_top_k_picks(k):
   np.testing.assert_array_equal(select("top_k", scores, k), jax.lax.top_k(scores, k)[1])
 
 
-@pytest.mark.parametrize("name", ops.SELECTIONS)
+@pytest.mark.parametrize("name", OF_SCORES)
 def test_more_tokens_than_scores_are_refused_with_both_numbers(name):
   with pytest.raises(ValueError, match=r"k=6 .* there are 5"):
     ops.SELECTIONS[name](np.zeros((1, 2, 5), np.float32), 6, jax.random.key(0))
@@ -106,7 +110,7 @@ def test_top_k_of_a_sharded_batch_stays_on_its_devices():
   assert "all-gather" not in program
 
 
-@pytest.mark.parametrize("name", ops.SELECTIONS)
+@pytest.mark.parametrize("name", OF_SCORES)
 def test_every_selection_gives_k_different_tokens_under_vmap(name):
   @quick_jit
   @jax.vmap
@@ -120,7 +124,7 @@ def test_every_selection_gives_k_different_tokens_under_vmap(name):
     assert set(row) <= set(range(16))
 
 
-@pytest.mark.parametrize("name", ops.SELECTIONS)
+@pytest.mark.parametrize("name", OF_SCORES)
 def test_values_taken_at_selected_tokens_can_be_differentiated(name):
   def loss(scores):
     selected = ops.SELECTIONS[name](scores, 2, jax.random.key(0))

@@ -1,7 +1,7 @@
 import pytest
 
 from train.config import DataConfig
-from train.data import open_dataset
+from train.tasks.classification.data import open_dataset
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,11 @@ import sys
 
 import pytest
 
+from pst_jax.errors import run_command
 from train import __main__ as train_command
 from train import loop
-from train.command import run_command
-from train.config import Config, DataConfig, ModelConfig, flatten, load_file
+from train.config import Config, DataConfig, ModelConfig, load_file
+from train.config_values import flatten
 from train.setup import make_setup
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -52,17 +53,17 @@ def by_options(case):
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ("--epochs 0", "epochs is 0.0, but it must be a finite number above 0"),
+    ("--epochs 0", "epochs is 0.0, but it must be a number from 1e-06 to 1e\\+06"),
     ("--optim.learning-rate nan", "optim.learning_rate is nan"),
     ("--seed -1", "seed is -1, but it must be a number from 0"),
     ("--model.name resnet18pst", "'resnet18pst' is unknown: did you mean resnet18_pst"),
     ("--model.name nothing", "model 'nothing' is unknown: .* r18-cls-pst, .* resnet18_pst"),
-    ("--model.width 0", "model.width is 0.0, but it must be a finite number above 0"),
+    ("--model.width 0", "model.width is 0.0, but it must be a number from 0.001 to 1000"),
     ("--model.dropout 1", "dropout=1.0 was given, but it must be a number from 0 to below 1"),
     ("--model.top-k 5", "top_k=5 coarse tokens .* 2x2 has 4: choose top_k between 0 and 4"),
     ("--model.top-k -1", "top_k=-1 was given, but it must be a whole number from 0"),
     ("--eval-top-k 0 5", r"top_k=5 .* has 4: .* \(images are 16x16\)"),
-    ("--eval-top-k", r"eval_top_k is \(\), but it must be one or more numbers from 0"),
+    ("--eval-top-k", r"eval_top_k is \(\), but it must be one or more of a whole number from 0"),
     ("--data.image-size 7", "images of 7x7 pixels are too small .* give at least 8x8"),
     ("--batch-size 12", "batch_size is 12, which 8 devices do not divide: choose a multiple of 8"),
     ("--batch-size 72", "batch_size is 72, but there are 64 training examples"),
@@ -73,6 +74,10 @@ def by_options(case):
       "profile_steps is '10', but it must be empty, or the first and the last",
     ),
     ("--profile-steps 350:361", "is 350:361, but the run ends with step 4: choose"),
+    (
+      "--epochs 1e6 --data.synthetic-examples 100000",
+      "epochs is 1000000.0, which is .* steps with these data, but the number of steps must be",
+    ),
     ("--fsdp 3", "fsdp=3 does not divide the 8 devices: choose a divisor of 8"),
     ("--model.dtype float64", "model.dtype is float64, which needs JAX_ENABLE_X64=1"),
     ("--data.dataset nothing", r"dataset nothing is not in .*: point --data.data-dir \(.*\) at"),
@@ -88,8 +93,8 @@ def test_a_mistake_is_one_sentence_before_anything_is_made(error_of, tmp_path, o
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    ("configs/nothing.py", "configs/nothing.py was not found: .*configs/digits.py"),
-    ("--epochs 3", "config file --epochs was not found: give a path such as configs/digits.py"),
+    ("configs/nothing.py", "configs/nothing.py was not found: .*configs/.*/digits.py"),
+    ("--epochs 3", "config file --epochs was not found: give a path such as configs/"),
     ("configs", "config file configs was not found"),
     ("README.md", "config file README.md"),
     ("train/config.py", "train/config.py does not assign `config"),
@@ -174,6 +179,7 @@ def test_labels_out_of_range_are_refused(error_of, digits):
   folder, command = digits
   features = folder / "features.json"
   features.write_text(features.read_text().replace('"numClasses": "10"', '"numClasses": "5"'))
+  (folder / "label.labels.txt").write_text("".join(f"{name}\n" for name in range(5)))
   error = error_of(train_command.main, command)
   assert re.search(r"record \d+ of split train .* has the label \d, but .* 5 classes", error), error
 

@@ -3,16 +3,15 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import pytest
-from quick_jit import OPTIONS
+from support.quick_jit import OPTIONS
 
 import pst_jax
-from train.config import Config, ConfigError, DataConfig, ModelConfig
+from pst_jax.errors import UserError
+from train.config import Config, DataConfig, ModelConfig
 from train.planning.hlo_cost import read_program
 from train.planning.hlo_text import parse
 from train.setup import make_setup
-from train.sharding import batch_sharding
 
 CONFIG = Config(
   batch_size=32,
@@ -34,12 +33,7 @@ def program_of(monkeypatch):
   monkeypatch.setattr(pst_jax, "compiler_options", lambda platform=None: OPTIONS)
 
   def compiled(setup):
-    place = batch_sharding(setup.mesh)
-    batch = {
-      "image": jax.ShapeDtypeStruct((32, 8, 8, 3), jnp.uint8, sharding=place),
-      "label": jax.ShapeDtypeStruct((32,), jnp.int32, sharding=place),
-    }
-    step = setup.train_step.lower(setup.abstract_state, batch).compile()
+    step = setup.train_step.lower(setup.abstract_state, setup.abstract_batch).compile()
     return read_program(parse(step.as_text()))
 
   return compiled
@@ -62,9 +56,9 @@ def test_devices_meet_once_a_step_whatever_the_depth_and_the_micro_batches(progr
   setup = setup_of(8, accumulation_steps=2)
   program = program_of(setup)
   assert {(each.kind, count) for each, count in program.collectives} == {("all-reduce", 1)}
-  # What is summed: gradients, running statistics, the loss.
+  # What is summed: gradients, running statistics, the loss and its weight.
   state = setup.abstract_state
-  numbers = sum(leaf.size for leaf in jax.tree.leaves([state.params, state.batch_stats])) + 1
+  numbers = sum(leaf.size for leaf in jax.tree.leaves([state.params, state.batch_stats])) + 2
   assert sum(each.bytes for each, _ in program.collectives) == 4 * numbers
 
 
@@ -82,5 +76,5 @@ def test_devices_meet_once_a_step_whatever_the_depth_and_the_micro_batches(progr
   ],
 )
 def test_a_cut_that_would_change_the_result_is_refused(devices, fields, words):
-  with pytest.raises(ConfigError, match=words):
+  with pytest.raises(UserError, match=words):
     setup_of(devices, **fields)

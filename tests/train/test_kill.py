@@ -10,10 +10,10 @@ import time
 
 import jax
 import pytest
-from run_results import bits, lines
+from support.run_results import bits, lines
 
-from train.checkpoint import Checkpoints
-from train.run_folder import RunFolder
+from train.run.checkpoints import restore
+from train.run.folder import RunFolder
 from train.setup import make_setup
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -85,5 +85,4 @@ def test_a_run_killed_three_times_ends_as_one_that_was_not(tmp_path):
 def last_state(folder):
   folder = RunFolder(folder)
   setup = make_setup(folder.read_config(), 10, 1437, jax.devices()[:1])
-  with Checkpoints(folder.checkpoints, read_only=True) as checkpoints:
-    return checkpoints.restore(setup.abstract_state).state
+  return restore(folder.checkpoints, setup.abstract_state).state

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
+from support.pytorch import torch
 
 import pst_jax
+from pst_jax.errors import UserError
 from train.config import OptimConfig
 from train.optim import decayed, make_optimizer, make_schedule
 
@@ -115,6 +116,37 @@ def test_without_gradients_decay_alone_moves_the_kernels(name):
   zero = jax.tree.map(jnp.zeros_like, params)
   updates, _ = optimizer.update(zero, optimizer.init(params), params)
   assert {k: float(v[0]) for k, v in updates.items()} == {"kernel": -0.25, "scale": 0, "bias": 0}
+
+
+# Functions of other modules
+
+
+def updates_of(optimizer, params):
+  state = optimizer.init(params)
+  gradients = jax.tree.map(lambda x: x + 1, params)
+  return optimizer.update(gradients, state, params)[0]
+
+
+def test_a_function_of_another_module_makes_the_optimizer():
+  params = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
+  config = OptimConfig(name="optax.contrib:muon", options={"beta": 0.8, "nesterov": False})
+  found = updates_of(make_optimizer(config, lambda _: 0.5), params)
+  expected = updates_of(optax.contrib.muon(0.5, beta=0.8, nesterov=False), params)
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize(
+  ("name", "options", "complaint"),
+  [
+    ("optax.nothing:muon", {}, "No module named 'optax.nothing'"),
+    ("optax:nothing", {}, "no attribute 'nothing'"),
+    ("optax:adam", {"beta": 1}, "unexpected keyword argument 'beta'"),
+    ("optax:global_norm", {}, "returned a|makes no optimizer"),
+  ],
+)
+def test_a_function_that_makes_no_optimizer_is_named(name, options, complaint):
+  with pytest.raises(UserError, match=complaint):
+    make_optimizer(OptimConfig(name=name, options=options), lambda _: 0.5)
 
 
 # Against PyTorch

@@ -11,17 +11,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quick_jit import OPTIONS
-from run_results import bits, lines
+from flax.traverse_util import flatten_dict
+from support.quick_jit import OPTIONS
+from support.run_results import bits, lines
 
 import pst_jax
-from train import checkpoint_files, evaluation_source, loop
+from pst_jax.checkpoints import layout as checkpoint_files
+from pst_jax.convert import read_weights
+from pst_jax.errors import Stopped, UserError
 from train import evaluate as evaluate_command
-from train.checkpoint import Checkpoints
-from train.command import Stopped
-from train.config import CheckpointConfig, Config, ConfigError, DataConfig, ModelConfig, OptimConfig
-from train.run_folder import RunFolder
-from train.setup import make_setup
+from train import loop
+from train.config import CheckpointConfig, Config, DataConfig, ModelConfig, OptimConfig
+from train.evaluation import source as evaluation_source
+from train.run.checkpoints import restore
+from train.run.folder import RunFolder
+from train.setup import make_eval_setup, make_setup
 
 # 12 steps, 3 to the epoch; saved and evaluated after 6 and 12.
 CONFIG = Config(
@@ -54,7 +58,7 @@ def compiled_once():
   """All runs share one compiled setup, on one device, as their configs differ in paths alone."""
   setups = {}
 
-  def shared(config, num_classes, num_train, for_training=True):
+  def shared(config, num_classes, num_train):
     key = dataclasses.replace(config, run_dir="", log_every=1, profile_steps="")
     if key not in setups:
       setups[key] = make_setup(key, num_classes, num_train, jax.devices()[:1])
@@ -62,7 +66,7 @@ def compiled_once():
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(pst_jax, "compiler_options", lambda platform=None: OPTIONS)
-    patch.setattr(evaluation_source, "make_setup", shared)
+    patch.setattr(evaluation_source, "make_eval_setup", lambda *args: shared(*args, 24))
     patch.setattr(loop, "make_setup", shared)
     yield
 
@@ -88,7 +92,7 @@ def trained(tmp_path_factory) -> Trained:
   """An uninterrupted run; its folder stays as it is."""
   folder = tmp_path_factory.mktemp("runs") / "trained"
   result = loop.train(config_in(folder))
-  return Trained(folder, config_in(folder), bits(result.state), result.accuracy)
+  return Trained(folder, config_in(folder), bits(result.state), result.metrics)
 
 
 @pytest.fixture
@@ -101,7 +105,7 @@ def copied(trained, tmp_path):
 def assert_same_run(folder, result, trained):
   assert bits(result.state) == trained.state
   assert lines(folder) == lines(trained.folder)
-  assert result.accuracy == trained.accuracy
+  assert result.metrics == trained.accuracy
 
 
 # What a run writes
@@ -120,9 +124,10 @@ def test_every_step_and_evaluation_has_its_line(trained):
 def test_an_evaluation_counts_the_whole_split(trained):
   last = lines(trained.folder)[-1]
   assert last["step"] == 12
-  for top_k in CONFIG.eval_top_k:
-    assert last[f"eval/count_k{top_k}"] == 24
-    assert last[f"eval/top1_k{top_k}"] == trained.accuracy[top_k]["top1"]
+  assert list(trained.accuracy) == ["k0", "k1"]
+  for name, metrics in trained.accuracy.items():
+    assert last[f"eval/count_{name}"] == 24
+    assert last[f"eval/top1_{name}"] == metrics["top1"]
 
 
 def test_the_run_folder_holds_its_config_and_checkpoints(trained):
@@ -182,7 +187,7 @@ def test_a_run_that_stops_within_the_profile_still_writes_it(tmp_path, monkeypat
 
 def test_steps_past_the_end_cannot_be_profiled(tmp_path):
   with pytest.raises(
-    ConfigError, match="profile_steps is 12:13, but the run ends with step 12: choose steps inside"
+    UserError, match="profile_steps is 12:13, but the run ends with step 12: choose steps inside"
   ):
     loop.train(config_in(tmp_path / "run", profile_steps="12:13"))
   assert not (tmp_path / "run").exists()
@@ -197,7 +202,7 @@ def test_a_finished_run_is_evaluated_and_not_trained_on(trained, copied, capsys)
   assert_same_run(folder, result, trained)
   out = capsys.readouterr().out
   assert "finished at step 12" in out
-  assert f"top-1 with top_k=1  {100 * trained.accuracy[1]['top1']:.2f} % of 24" in out
+  assert f"top-1 with top_k=1  {100 * trained.accuracy['k1']['top1']:.2f} % of 24" in out
   # The folder's name has a space: what is proposed can be pasted into a shell all the same.
   assert f"Next:\n  python -m train.evaluate '{folder}' --top-k 1\n" in out
   assert out.endswith(f"  python -m pst_jax convert '{folder}' 'a copy.safetensors'\n")
@@ -219,8 +224,8 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_run_goes_on(trained, copie
   files = [f for f in (folder / "checkpoints" / "12" / "state").rglob("*") if f.is_file()]
   damage(max(files, key=lambda f: f.stat().st_size))
   result = loop.train(config)
-  (warning,) = [r.getMessage() for r in caplog.records if r.name == "train.checkpoint"]
-  assert re.search(r"Damaged checkpoint .* step 12 \(.*\); step 6 is used instead", warning)
+  (warning,) = [r.getMessage() for r in caplog.records if r.name == "pst_jax.checkpoints.read"]
+  assert re.search(r"Passed over .* step 12 \(.*\); step 6 is used instead", warning)
   assert_same_run(folder, result, trained)
   assert steps_saved(folder) == [6, 12]
 
@@ -292,9 +297,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(trained, tmp_path, log_every):
   with (
     pytest.MonkeyPatch.context() as patch,
     pytest.raises(
-      ConfigError,
-      match=f"the loss was nan at step 8 with learning rate {rate:.3g}; the last good "
-      "checkpoint is step 6: lower optim.learning-rate, or",
+      UserError,
+      match=r"the loss was nan \(.* of \d+ gradients.*\) at step 8 with learning rate "
+      f"{rate:.3g}; the last good checkpoint is step 6: lower optim.learning-rate, or",
     ),
   ):
     Wrapped(patch, 8, before=lambda state: with_bias(state, jnp.nan))
@@ -304,7 +309,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(trained, tmp_path, log_every):
 
 def test_without_a_checkpoint_the_error_says_so(tmp_path, monkeypatch):
   Wrapped(monkeypatch, 2, before=lambda state: with_bias(state, jnp.nan))
-  with pytest.raises(ConfigError, match=r"nan at step 2 .*; there is no checkpoint yet: lower"):
+  with pytest.raises(UserError, match=r"nan .* at step 2 .*; there is no checkpoint yet: lower"):
     loop.train(config_in(tmp_path))
 
 
@@ -315,7 +320,7 @@ def test_parameters_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
     return with_bias(state, jnp.inf), metrics | {"param_norm": jnp.inf}
 
   Wrapped(monkeypatch, 12, after=overflow)
-  with pytest.raises(ConfigError, match=r"param_norm was inf at step 12 .* checkpoint is step 6"):
+  with pytest.raises(UserError, match=r"param_norm was inf at step 12 .* checkpoint is step 6"):
     loop.train(config_in(tmp_path))
   assert steps_saved(tmp_path) == [6]
   assert_saved_values_are_finite(config_in(tmp_path))
@@ -324,10 +329,9 @@ def test_parameters_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
 def assert_saved_values_are_finite(config):
   setup = loop.make_setup(config, 4, 24)
   folder = RunFolder(config.run_dir)
-  with Checkpoints(folder.checkpoints, read_only=True) as checkpoints:
-    for step in steps_saved(folder.path):
-      state = checkpoints.restore(setup.abstract_state, step).state
-      assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+  for step in steps_saved(folder.path):
+    state = restore(folder.checkpoints, setup.abstract_state, step).state
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
 # Evaluation
@@ -346,8 +350,8 @@ def test_evaluation_prints_the_figures_of_the_last_evaluation(trained, capsys, o
   evaluate_command.main([str(trained.folder), *options.split()])
   found = table(capsys)
   assert list(found) == [0, 1]
-  for top_k, expected in trained.accuracy.items():
-    assert found[top_k] == [
+  for name, expected in trained.accuracy.items():
+    assert found[int(name[1:])] == [
       round(100 * expected["top1"], 2),
       round(100 * expected["top5"], 2),
       round(expected["loss"], 4),
@@ -366,7 +370,7 @@ def test_the_best_checkpoint_can_be_evaluated(trained, capsys):
 
 
 def test_a_checkpoint_that_is_not_there_lists_those_that_are(trained):
-  with pytest.raises(ConfigError, match=r"no checkpoint of step 5 in .*; there are \[12, 6"):
+  with pytest.raises(UserError, match=r"no checkpoint of step 5 in .*; there are \[12, 6"):
     evaluate_command.main([str(trained.folder), "--step", "5"])
 
 
@@ -382,7 +386,28 @@ def test_evaluation_passes_over_a_damaged_checkpoint_and_changes_nothing(copied,
 
 def test_any_number_of_devices_evaluates_a_run():
   config = dataclasses.replace(CONFIG, fsdp=4)
-  with pytest.raises(ConfigError, match="fsdp=4 does not divide the 3 devices"):
+  with pytest.raises(UserError, match="fsdp=4 does not divide the 3 devices"):
     make_setup(config, 4, 24, jax.devices()[:3])
-  setup = make_setup(config, 4, 24, jax.devices()[:3], for_training=False)
+  setup = make_eval_setup(config, 4, jax.devices()[:3])
   assert setup.mesh.size == 3
+
+
+# What learns
+
+
+def test_a_gate_that_is_trained_alone_moves_alone(trained, tmp_path):
+  """Two leaves of the PST module; all others keep their bits, statistics and averages too."""
+  coarse = {**flatten_dict(read_weights(trained.folder).variables)}
+  config = config_in(
+    tmp_path,
+    init_from=str(trained.folder),
+    epochs=1,
+    model=dataclasses.replace(CONFIG.model, top_k=1),
+    optim=OptimConfig(learning_rate=0.5, trainable=("*/gate*",)),
+  )
+  state = loop.train(config).state
+  for found in (state.variables, state.ema):
+    after = flatten_dict(found)
+    assert after.keys() == coarse.keys()
+    moved = {path[-1] for path in after if after[path].tobytes() != coarse[path].tobytes()}
+    assert moved == {"gate_kernel", "gate_bias"}

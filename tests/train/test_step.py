@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,15 +9,15 @@ import optax
 import pytest
 from flax import linen as nn
 
-from pst_jax.inference import normalize
+from pst_jax.inference.predictor import normalize
 from pst_jax.layers import ConvNorm
 from train.config import Config, DataConfig, OptimConfig
-from train.gradients import make_gradients
-from train.loss import cross_entropy
-from train.optim import make_optimizer
+from train.optim import ema_decay, make_optimizer
 from train.sharding import make_mesh
 from train.state import initial_state
-from train.step import ema_decay, make_eval_step, make_train_step, masked_sums
+from train.step import FINITE, make_eval_step, make_train_step
+from train.tasks.classification.loss import cross_entropy, masked_sums, unmixed
+from train.tasks.classification.task import TASK
 
 CLASSES = 4
 
@@ -61,8 +62,8 @@ def start(config=CONFIG, dropout=0.0):
   state = initial_state(
     model, optimizer, jax.random.key(0), (4, 4, 3), keep_ema=config.ema_decay > 0
   )
-  gradients = make_gradients(model, config, make_mesh(devices=jax.devices()[:1]))
-  step = make_train_step(optimizer, lambda _: config.optim.learning_rate, config, gradients)
+  mesh = make_mesh(devices=jax.devices()[:1])
+  step = make_train_step(TASK, model, optimizer, lambda _: config.optim.learning_rate, config, mesh)
   return state, jax.jit(step)
 
 
@@ -146,12 +147,12 @@ def test_what_the_mask_leaves_out_counts_nowhere():
 
 def test_the_evaluation_step_runs_every_network_on_the_same_variables():
   state, _ = start()
-  models = {top_k: Toy(top_k=top_k) for top_k in (0, 3)}
-  batch = batch_of(6) | {"mask": np.array([True] * 5 + [False])}
-  found = jax.jit(make_eval_step(models, CONFIG))(state.eval_variables, batch)
-  assert {top_k: sums["count"].item() for top_k, sums in found.items()} == {0: 5, 3: 5}
+  models = {"coarse": Toy(top_k=0), "fine": Toy(top_k=3)}
+  batch = batch_of(6) | {"mask": np.array([True] * 5 + [False]), "position": np.arange(6)}
+  found = jax.jit(make_eval_step(TASK, models, CONFIG))(state.eval_variables, batch)
+  assert {name: sums["count"].item() for name, sums in found.items()} == {"coarse": 5, "fine": 5}
   # Toy adds top_k to every logit, which changes no probability.
-  assert floats(found[0]) == pytest.approx(floats(found[3]), rel=1e-5)
+  assert floats(found["coarse"]) == pytest.approx(floats(found["fine"]), rel=1e-5)
 
 
 # Training
@@ -165,12 +166,13 @@ def test_the_metrics_are_those_of_the_step():
   state, step = start()
   batch = batch_of(8)
   new, metrics = step(state, batch)
+  assert metrics.pop(FINITE).tolist() == [1] * len(jax.tree.leaves(state.params))
 
   def loss_of(params):
     images = normalize(batch["image"], CONFIG.data.mean, CONFIG.data.std, jnp.float32)
     variables = {"params": params, "batch_stats": state.batch_stats}
     logits, _ = Toy().apply(variables, images, train=True, mutable=["batch_stats"])
-    return cross_entropy(logits, batch["label"], CONFIG.label_smoothing).mean()
+    return cross_entropy(logits, unmixed(batch["label"]), CONFIG.label_smoothing).mean()
 
   loss, grads = jax.jit(jax.value_and_grad(loss_of))(state.params)
   expected = {
@@ -211,6 +213,18 @@ def test_the_average_starts_at_the_initial_values_and_follows_its_formula():
 def test_the_decay_of_the_average_rises_to_its_limit():
   found = [float(ema_decay(jnp.int32(step), 0.9)) for step in (0, 10, 1000)]
   assert found == pytest.approx([1 / 10, 11 / 20, 0.9])
+
+
+def test_the_average_follows_the_ramp_of_the_config():
+  config = dataclasses.replace(CONFIG, ema_ramp=2.0)
+  state, step = start(config=config)
+  before = state.ema
+  state, _ = step(state, batch_of(8))
+  decay = CONFIG.ema_decay * (1 - math.exp(-1 / 2.0))
+  expected = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, before, state.variables)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), state.ema, expected
+  )
 
 
 def test_without_an_average_the_parameters_are_evaluated():

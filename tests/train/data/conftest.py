@@ -8,9 +8,10 @@ import pytest
 import tensorflow_datasets as tfds
 
 from train.config import DataConfig
+from train.tasks.classification.data import dataset_of
 
 tfds.disable_progress_bar()
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # make_imagenet
+sys.path.insert(0, str(pathlib.Path(__file__).parents[3] / "tools"))  # make_imagenet
 
 
 class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -76,10 +77,8 @@ def numbered():
       }
       for index in range(count)
     ]
-    from train.data import Dataset
-
     config = DataConfig(image_size=8, crop="none", eval_crop=1.0, flip=False, threads=2)
-    dataset = Dataset(records, records, num_classes=count, class_names=None)
-    return dataset, dataclasses.replace(config, **options)
+    config = dataclasses.replace(config, **options)
+    return dataset_of(config, records, records, count), config
 
   return make

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 from train.config import DataConfig
-from train.data import color, images, randaugment
+from train.data.transforms import color, randaugment
+from train.tasks.classification import crops as images
 
 
 def smooth_noise(height=40, width=60, seed=0):
@@ -163,6 +164,19 @@ def test_each_operation_and_sign_comes_equally_often(monkeypatch):
     if randaugment.OPERATIONS[name].signed:
       assert 400 < count < 600
   assert all(850 < by_name[name] < 1150 for name in recorded)
+
+
+def test_the_strength_of_an_operation_varies_by_the_deviation(monkeypatch):
+  seen = []
+  recorded = randaugment.Operation(lambda image, value: (seen.append(value), image)[1], 1.0, False)
+  monkeypatch.setattr(randaugment, "OPERATIONS", {"recorded": recorded})
+  rng = np.random.default_rng(0)
+  for _ in range(1000):
+    randaugment.randaugment(np.zeros((2, 2, 3), np.uint8), rng, 2, 27, 3)
+  strengths = 30 * np.array(seen)
+  assert strengths.max() == pytest.approx(30)
+  assert np.median(strengths) == pytest.approx(27, abs=0.2)
+  assert np.percentile(strengths, 16) == pytest.approx(24, abs=0.3)
 
 
 def test_jitter_draws_factors_from_its_range_in_random_order(monkeypatch):

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from train.config import ConfigError, DataConfig
-from train.data import digits, images, open_dataset
+from pst_jax import preprocessing
+from pst_jax.errors import UserError
+from train.config import DataConfig
+from train.data import digits
+from train.tasks.classification.data import open_dataset
 
 REPOSITORY = pathlib.Path(__file__).parents[3]
 
@@ -34,7 +37,7 @@ def test_digits_are_split_four_to_one(digits_dir):
 def test_every_digit_is_in_exactly_one_split(digits_dir):
   dataset = open_dataset(digits_config(digits_dir))
   stored = [
-    (images.decode(record["image"])[..., 0].tobytes(), record["label"])
+    (preprocessing.decode(record["image"])[..., 0].tobytes(), record["label"])
     for split in (dataset.train, dataset.eval)
     for record in split
   ]
@@ -70,7 +73,7 @@ def test_a_prepared_data_set_is_not_written_again(digits_dir):
 def test_processes_that_start_at_once_all_read_a_whole_data_set(tmp_path):
   code = f"""
 from train.config import DataConfig
-from train.data import open_dataset
+from train.tasks.classification.data import open_dataset
 dataset = open_dataset(DataConfig(dataset="digits", data_dir={str(tmp_path)!r}, eval_split="test"))
 assert len(list(dataset.train)) == 1437
 """
@@ -115,5 +118,5 @@ def test_an_interrupted_preparation_leaves_no_data_set(tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
   (tmp_path / "file").write_text("")
-  with pytest.raises(ConfigError, match=r"dataset digits cannot be written to .*/file"):
+  with pytest.raises(UserError, match=r"dataset digits cannot be written to .*/file"):
     open_dataset(digits_config(tmp_path / "file" / "data"))

@@ -1,67 +1,14 @@
 import dataclasses
-import io
 
-import cv2
 import numpy as np
 import pytest
-from PIL import Image
 
 from train.config import DataConfig
-from train.data import images
+from train.tasks.classification import crops as images
 
 
 def noise(height, width, seed=0):
   return np.random.default_rng(seed).integers(256, size=(height, width, 3), dtype=np.uint8)
-
-
-def encoded(image, **options):
-  buffer = io.BytesIO()
-  Image.fromarray(image).save(buffer, **options)
-  return buffer.getvalue()
-
-
-def test_png_is_decoded_to_the_same_rgb_values():
-  image = noise(9, 7)
-  np.testing.assert_array_equal(images.decode(encoded(image, format="PNG")), image)
-
-
-def test_jpeg_is_decoded_to_the_same_values_as_pillow():
-  file = encoded(noise(60, 80), format="JPEG", quality=90)
-  np.testing.assert_array_equal(images.decode(file), np.asarray(Image.open(io.BytesIO(file))))
-
-
-@pytest.mark.parametrize("image_format", ["PNG", "JPEG"])
-def test_gray_becomes_three_equal_channels(image_format):
-  image = images.decode(encoded(noise(9, 7)[..., 0], format=image_format))
-  assert image.shape == (9, 7, 3)
-  assert (image == image[..., :1]).all()
-
-
-def test_the_orientation_tag_is_ignored():
-  exif = Image.Exif()
-  exif[0x0112] = 6  # turn by 90 degrees
-  file = encoded(noise(16, 32), format="JPEG", exif=exif)
-  assert images.decode(file).shape == (16, 32, 3)
-
-
-@pytest.mark.parametrize("image_format", ["PNG", "JPEG"])
-@pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.99])
-def test_an_image_cut_short_is_refused(image_format, kept):
-  file = encoded(noise(60, 80), format=image_format)
-  with pytest.raises(ValueError, match="no complete image"):
-    images.decode(file[: int(kept * len(file))])
-
-
-def test_bytes_that_are_no_image_are_refused():
-  with pytest.raises(ValueError, match="11 bytes that are no complete image"):
-    images.decode(b"hello world")
-
-
-def test_shrinking_does_not_alias():
-  stripes = np.zeros((90, 90, 3), np.uint8)
-  stripes[:, ::2] = 255  # a bilinear sample at every third pixel would see moving stripes
-  shrunk = images.resize(stripes, 30, 30).astype(int)
-  assert np.ptp(shrunk) < 100
 
 
 def test_boxes_lie_inside_and_keep_scale_and_ratio():
@@ -101,19 +48,6 @@ def test_every_training_crop_is_a_square_of_image_size(crop, size):
   assert (image.shape, image.dtype) == ((32, 32, 3), np.uint8)
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("eval_crop", [1.0, 0.875, 0.3])
-def test_the_evaluation_crop_is_a_square_of_image_size(size, eval_crop):
-  config = DataConfig(image_size=32, eval_crop=eval_crop)
-  assert images.evaluation_crop(noise(*size), config).shape == (32, 32, 3)
-
-
-def test_evaluation_cuts_the_centre_of_the_resized_image():
-  image = noise(40, 60)
-  config = DataConfig(image_size=32, eval_crop=0.8)  # the short side stays 40
-  np.testing.assert_array_equal(images.evaluation_crop(image, config), image[4:36, 14:46])
-
-
 def test_a_shift_moves_the_whole_image_and_leaves_black():
   image = noise(8, 8) | 1  # no black pixel of its own
   config = DataConfig(image_size=8, crop="shift", max_shift=2, flip=False)
@@ -145,7 +79,3 @@ def test_without_flip_no_image_is_mirrored():
   rng = np.random.default_rng(0)
   crops = [images.training_image(image, rng, config) for _ in range(20)]
   assert all(np.array_equal(crop, image) for crop in crops)
-
-
-def test_opencv_starts_no_threads_of_its_own():
-  assert cv2.getNumThreads() == 1

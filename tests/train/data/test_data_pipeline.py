@@ -10,8 +10,9 @@ import time
 import numpy as np
 import pytest
 
-from train.config import ConfigError
-from train.data import eval_batches, open_dataset, train_batches
+from pst_jax.errors import UserError
+from train.data import eval_batches, train_batches
+from train.tasks.classification.data import open_dataset
 
 REPOSITORY = pathlib.Path(__file__).parents[3]
 BATCH = 8
@@ -129,7 +130,7 @@ def test_an_example_is_augmented_anew_in_every_epoch(tiny_config):
   ],
 )
 def test_an_impossible_batch_is_refused(tiny_config, options, message):
-  with pytest.raises(ConfigError, match=message):
+  with pytest.raises(UserError, match=message):
     train_batches(open_dataset(tiny_config), tiny_config, **{"seed": 0, "first_step": 0, **options})
 
 
@@ -160,21 +161,22 @@ def test_padding_of_evaluation_is_zero(numbered):
 def test_a_damaged_image_is_named(numbered, workers):
   dataset, config = numbered(8, workers=workers)
   dataset.train[3]["image"] = dataset.train[3]["image"][:-30]
-  with pytest.raises(ConfigError, match=r"the image of record 3 is damaged"):
+  with pytest.raises(UserError, match=r"the image of record 3 is damaged"):
     take(train_batches(dataset, config, seed=0, batch_size=4, first_step=0), 2)
-  with pytest.raises(ConfigError, match=r"the image of record 3 is damaged"):
+  with pytest.raises(UserError, match=r"the image of record 3 is damaged"):
     list(eval_batches(dataset, config, batch_size=4))
 
 
 def test_modules_that_workers_import_do_not_import_jax():
-  code = "import sys, train.data, train.config; sys.exit('jax' in sys.modules)"
+  code = "import sys, train.tasks.classification.data, train.config; sys.exit('jax' in sys.modules)"
   assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, timeout=60).returncode == 0
 
 
 READER = """
 import sys
 from train.config import DataConfig
-from train.data import open_dataset, train_batches
+from train.data import train_batches
+from train.tasks.classification.data import open_dataset
 
 if __name__ == "__main__":
   config = DataConfig(dataset="synthetic", image_size=64, workers=int(sys.argv[1]))

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from train.config import ConfigError, DataConfig
-from train.data import images, open_dataset
+from pst_jax import preprocessing
+from pst_jax.errors import UserError
+from train.config import DataConfig
+from train.tasks.classification.data import open_dataset
 
 VERSION = "tiny/1.0.0"
 
@@ -29,7 +31,77 @@ def edit_json(path, change):
 def test_a_prepared_data_set_says_what_it_holds(tiny_config):
   dataset = open_dataset(tiny_config)
   assert (dataset.num_train, dataset.num_eval, dataset.num_classes) == (23, 10, 3)
-  assert dataset.class_names == ("0", "1", "2")
+  assert dataset.class_names is None  # they have numbers alone
+
+
+NAMES = b"zero\none\ntwo\n"
+
+
+@pytest.fixture
+def named(copied):
+  """(file of the class names, config) of a data set whose three classes have names."""
+  folder, config = copied
+  (folder / "label.labels.txt").write_bytes(NAMES)
+  return folder / "label.labels.txt", config
+
+
+def test_class_names_are_those_of_their_file(named):
+  assert open_dataset(named[1]).class_names == ("zero", "one", "two")
+
+
+@pytest.mark.parametrize(
+  "content", [b"", b"\n\n\n", b"\xff\xfejunk", NAMES[:-4], NAMES + b"3\n", b"a\na\nb\n"]
+)
+def test_a_damaged_file_of_class_names_is_named(named, content):
+  file, config = named
+  file.write_bytes(content)
+  with pytest.raises(UserError, match=r"label\.labels\.txt (has|cannot be read).*: restore it or"):
+    open_dataset(config)
+
+
+def test_without_a_file_of_names_the_classes_have_none(named):
+  file, config = named
+  file.unlink()
+  assert open_dataset(config).class_names is None
+
+
+CANARY = """
+import pathlib
+import tensorflow_datasets as tfds
+
+pathlib.Path("CANARY").touch()
+
+
+class Evil(tfds.features.Text):
+  pass
+"""
+
+
+@pytest.mark.parametrize("key", ["pythonClassName", "python_class_name", "type"])
+def test_features_cannot_import_a_module(copied, key, tmp_path, monkeypatch):
+  folder, config = copied
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.syspath_prepend(str(tmp_path))
+  (tmp_path / f"evil_{key.lower()}.py").write_text(CANARY)
+
+  def name_evil(features):
+    feature = features["featuresDict"]["features"]["file_name"]
+    feature.pop("pythonClassName")
+    feature[key] = f"evil_{key.lower()}.Evil"
+    if key == "type":
+      feature["content"] = {}
+
+  edit_json(folder / "features.json", name_evil)
+  with pytest.raises(UserError, match=r"feature 'evil_.*\.Evil', which is none of those"):
+    open_dataset(config)
+  assert not (tmp_path / "CANARY").exists()
+
+
+def test_features_nested_without_end_are_named(copied):
+  folder, config = copied
+  (folder / "features.json").write_text("[" * 100_000)
+  with pytest.raises(UserError, match=r"cannot be opened \(features\.json: RecursionError\)"):
+    open_dataset(config)
 
 
 def test_records_hold_the_bytes_of_the_file_and_its_name(tiny_config):
@@ -37,7 +109,7 @@ def test_records_hold_the_bytes_of_the_file_and_its_name(tiny_config):
   by_name = {train[index]["name"].split("(")[1]: train[index] for index in range(23)}
   record = by_name["0-7.jpg)"]
   assert record["label"] == 7 % 3
-  assert images.decode(record["image"]).shape == (27, 28, 3)
+  assert preprocessing.decode(record["image"]).shape == (27, 28, 3)
 
 
 def test_a_split_may_be_a_slice(tiny_config):
@@ -55,7 +127,7 @@ def test_a_split_may_be_a_slice(tiny_config):
   ],
 )
 def test_a_missing_data_set_says_where_it_looked_and_how_to_prepare(tmp_path, name, command):
-  with pytest.raises(ConfigError, match=f"dataset {name} is not in {tmp_path}") as caught:
+  with pytest.raises(UserError, match=f"dataset {name} is not in {tmp_path}") as caught:
     open_dataset(DataConfig(dataset=name, data_dir=str(tmp_path)))
   assert command in str(caught.value)
 
@@ -63,7 +135,7 @@ def test_a_missing_data_set_says_where_it_looked_and_how_to_prepare(tmp_path, na
 def test_an_unfinished_preparation_is_not_a_data_set(copied):
   folder, config = copied
   folder.rename(folder.with_name("incomplete.ABC123_1.0.0"))
-  with pytest.raises(ConfigError, match="dataset tiny is not in"):
+  with pytest.raises(UserError, match="dataset tiny is not in"):
     open_dataset(config)
 
 
@@ -81,7 +153,7 @@ def test_the_newest_version_is_opened(copied):
 
 
 def test_an_unknown_version_lists_those_that_exist(tiny_config):
-  with pytest.raises(ConfigError, match=r"tiny:2\.0\.0 is not in .*, which has 1\.0\.0"):
+  with pytest.raises(UserError, match=r"tiny:2\.0\.0 is not in .*, which has 1\.0\.0"):
     open_dataset(dataclasses.replace(tiny_config, dataset="tiny:2.0.0"))
 
 
@@ -89,7 +161,7 @@ def test_a_data_set_with_configs_lists_them(copied):
   folder, config = copied
   (folder.parent / "small").mkdir()
   folder.rename(folder.parent / "small" / "1.0.0")
-  with pytest.raises(ConfigError, match="which has tiny/small: name one of them"):
+  with pytest.raises(UserError, match="which has tiny/small: name one of them"):
     open_dataset(config)
   assert open_dataset(dataclasses.replace(config, dataset="tiny/small")).num_train == 23
 
@@ -97,7 +169,7 @@ def test_a_data_set_with_configs_lists_them(copied):
 def test_tfrecord_is_refused_with_the_command_that_converts(copied):
   folder, config = copied
   edit_json(folder / "dataset_info.json", lambda info: info.update(fileFormat="tfrecord"))
-  with pytest.raises(ConfigError, match="stored as tfrecord, but array_record is needed") as caught:
+  with pytest.raises(UserError, match="stored as tfrecord, but array_record is needed") as caught:
     open_dataset(config)
   assert (
     f"`tfds convert_format --dataset_version_dir={folder} --out_file_format=array_record"
@@ -114,7 +186,7 @@ def test_imagenet_as_tfrecord_can_also_be_prepared_anew(copied):
 
   edit_json(folder / "dataset_info.json", rename)
   folder.parent.rename(folder.parent.with_name("imagenet2012"))
-  with pytest.raises(ConfigError, match=r"convert it with .*, or prepare it in another folder"):
+  with pytest.raises(UserError, match=r"convert it with .*, or prepare it in another folder"):
     open_dataset(dataclasses.replace(config, dataset="imagenet2012"))
 
 
@@ -132,12 +204,12 @@ def test_array_record_beside_tfrecord_as_the_conversion_leaves_it_is_read(copied
 def test_damaged_metadata_is_named(copied, name):
   folder, config = copied
   (folder / name).write_text((folder / name).read_text()[:40])
-  with pytest.raises(ConfigError, match=r"dataset tiny in .* cannot be opened"):
+  with pytest.raises(UserError, match=r"dataset tiny in .* cannot be opened"):
     open_dataset(config)
 
 
 def test_an_unknown_split_lists_those_that_exist(tiny_config):
-  with pytest.raises(ConfigError, match="no split validation: name one of train, test"):
+  with pytest.raises(UserError, match="no split validation: name one of train, test"):
     open_dataset(dataclasses.replace(tiny_config, eval_split="validation"))
 
 
@@ -148,7 +220,7 @@ def test_an_empty_split_is_refused(copied, split):
     edit_json(
       folder / "dataset_info.json", lambda info: info["splits"][0].update(shardLengths=["0"])
     )
-  with pytest.raises(ConfigError, match="of dataset tiny is empty"):
+  with pytest.raises(UserError, match="of dataset tiny is empty"):
     open_dataset(dataclasses.replace(config, train_split=split))
 
 
@@ -170,7 +242,7 @@ class Boxes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 def test_features_without_classes_are_refused(tmp_path):
   Boxes(data_dir=tmp_path, file_format="array_record").download_and_prepare()
-  with pytest.raises(ConfigError, match="has the features image: Image, label: Tensor"):
+  with pytest.raises(UserError, match="has the features image: Image, label: Tensor"):
     open_dataset(DataConfig(dataset="boxes", data_dir=str(tmp_path), eval_split="train"))
 
 
@@ -185,14 +257,14 @@ def test_a_label_out_of_range_is_named(copied):
   train = open_dataset(config).train
   bad = [index for index in range(len(train)) if not reads(train, index)]
   assert len(bad) == 7  # of 23, every third has label 2
-  with pytest.raises(ConfigError, match=rf"record {bad[0]} of split train .* has the label 2, but"):
+  with pytest.raises(UserError, match=rf"record {bad[0]} of split train .* has the label 2, but"):
     train[bad[0]]
 
 
 def reads(records, index):
   try:
     records[index]
-  except ConfigError:
+  except UserError:
     return False
   return True
 
@@ -206,7 +278,7 @@ def test_flipped_bytes_in_a_file_spoil_one_record_and_name_it(copied):
   train = open_dataset(config).train
   bad = [index for index in range(len(train)) if not reads(train, index)]
   assert len(bad) == 1
-  with pytest.raises(ConfigError, match=rf"record {bad[0]} of split train of dataset tiny cannot"):
+  with pytest.raises(UserError, match=rf"record {bad[0]} of split train of dataset tiny cannot"):
     train[bad[0]]
 
 
@@ -214,12 +286,12 @@ def test_a_file_that_is_gone_is_named(copied):
   folder, config = copied
   (file,) = folder.glob("*test*")
   file.unlink()
-  with pytest.raises(ConfigError, match=r"record 0 of split test of dataset tiny.*No such file"):
+  with pytest.raises(UserError, match=r"record 0 of split test of dataset tiny.*No such file"):
     open_dataset(config).eval[0]
 
 
 def test_an_option_out_of_range_is_refused():
-  with pytest.raises(ConfigError, match=r"data\.image_size is 0, but it must be"):
+  with pytest.raises(UserError, match=r"data\.image_size is 0, but it must be"):
     open_dataset(DataConfig(dataset="synthetic", image_size=0))
 
 
@@ -234,5 +306,5 @@ def test_synthetic_records_depend_on_split_and_index_alone():
 def test_synthetic_images_have_the_size_and_labels_the_range_asked_for():
   config = DataConfig(dataset="synthetic", image_size=8, synthetic_examples=50, synthetic_classes=3)
   records = list(open_dataset(config).train)
-  assert {images.decode(record["image"]).shape for record in records} == {(8, 8, 3)}
+  assert {preprocessing.decode(record["image"]).shape for record in records} == {(8, 8, 3)}
   assert {record["label"] for record in records} == {0, 1, 2}

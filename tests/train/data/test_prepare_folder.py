@@ -1,3 +1,4 @@
+import os
 import shlex
 
 import cv2
@@ -5,9 +6,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from train.config import ConfigError, DataConfig
-from train.data import open_dataset
+from pst_jax.errors import UserError
+from train.config import DataConfig
 from train.prepare import main
+from train.tasks.classification.data import open_dataset
 
 
 def encoded(value, ending=".png"):
@@ -19,7 +21,7 @@ def fill(folder, classes, count, ending=".png"):
     (folder / name).mkdir(parents=True)
     for index in range(count):
       path = folder / name / f"{index}{ending}"
-      path.write_bytes(encoded(50 * class_index + index, ending))
+      path.write_bytes(encoded((50 * class_index + index) % 256, ending))
 
 
 def prepare(source, data_dir, name="pets"):
@@ -123,53 +125,118 @@ def test_two_preparations_have_the_same_digests(source, tmp_path, capsys):
   assert len(tables[0]) == 2
 
 
-@pytest.mark.parametrize("name", ["Pets", "my-pets", "1pets", "", "digits", "imagenet2012"])
+@pytest.mark.parametrize("name", ["Pets", "my-pets", "1pets", "digits", "imagenet2012"])
 def test_a_name_that_cannot_be_is_refused(source, tmp_path, name):
-  with pytest.raises(ConfigError, match=f"--name is {name}, but it must be"):
+  with pytest.raises(UserError, match=f"--name is {name}, but it must be"):
     prepare(source, tmp_path, name)
 
 
+def test_classes_that_are_numbers_have_numeric_order_and_it_says_so(tmp_path, capsys):
+  fill(tmp_path / "source" / "train", map(str, range(12)), 1)
+  fill(tmp_path / "source" / "test", ["10"], 1)
+  prepare(tmp_path / "source", tmp_path)
+  dataset = open_dataset(DataConfig(dataset="pets", data_dir=str(tmp_path), eval_split="test"))
+  assert dataset.class_names == tuple(map(str, range(12)))
+  assert dataset.eval[0]["label"] == 10
+  assert "classes are numbered in numeric order: 0, 1, 2, 3, ..." in capsys.readouterr().out
+
+
+def test_numbers_beside_other_names_are_names(tmp_path, capsys):
+  fill(tmp_path / "source" / "train", ["10", "9", "x"], 1)
+  fill(tmp_path / "source" / "test", ["10"], 1)
+  prepare(tmp_path / "source", tmp_path)
+  dataset = open_dataset(DataConfig(dataset="pets", data_dir=str(tmp_path), eval_split="test"))
+  assert dataset.class_names == ("10", "9", "x")
+  assert "numeric order" not in capsys.readouterr().out
+
+
+CAFE = "Caf\u00e9", "Cafe\u0301"  # one letter with an accent, or a letter and an accent
+
+
+@pytest.mark.parametrize(
+  "folders", [dict.fromkeys([""], CAFE), {"train": [CAFE[0], "x"], "test": CAFE[1:]}]
+)
+def test_classes_that_look_the_same_are_refused(tmp_path, folders):
+  for folder, classes in folders.items():
+    fill(tmp_path / "source" / folder, classes, 10)
+  with pytest.raises(UserError, match=r"is there twice, as .* which look the same"):
+    prepare(tmp_path / "source", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+def test_what_is_no_regular_file_is_refused_at_once(source, tmp_path, kind):
+  path = source / "cat" / "x.png"
+  os.mkfifo(path) if kind == "fifo" else path.symlink_to("/dev/zero")
+  with pytest.raises(UserError, match=r"x\.png is no regular file"):
+    prepare(source, tmp_path)
+
+
+def test_an_image_that_training_would_not_decode_is_named(source, tmp_path):
+  header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (20_000).to_bytes(4, "big") * 2
+  (source / "cat" / "0.png").write_bytes(header)
+  with pytest.raises(UserError, match=r"0\.png has 20000 x 20000 pixels, where .* or remove it"):
+    prepare(source, tmp_path)
+
+
+def test_a_link_to_an_image_is_one(source, tmp_path):
+  (source / "cat" / "x.png").symlink_to(source / "cat" / "1.png")
+  prepare(source, tmp_path)
+  assert "cat/x.png" in names(tmp_path, "train") | names(tmp_path, "test")
+
+
+def test_images_that_cannot_be_decoded_are_found_on_demand(source, tmp_path):
+  (source / "cat" / "7.png").write_bytes(encoded(1)[:-30])
+  prepare(source, tmp_path)
+  with pytest.raises(UserError, match=r"the image of record .* \(cat/7\.png\) is damaged"):
+    main(
+      [
+        *("folder", "--source", str(source), "--name", "pets", "--data-dir", str(tmp_path)),
+        "--verify-images",
+      ]
+    )
+
+
 def test_a_missing_folder_is_named(tmp_path):
-  with pytest.raises(ConfigError, match=r"nowhere cannot be listed \(No such file"):
+  with pytest.raises(UserError, match=r"nowhere cannot be listed \(No such file"):
     prepare(tmp_path / "nowhere", tmp_path)
 
 
 def test_a_folder_without_class_folders_is_refused(tmp_path):
   (tmp_path / "source").mkdir()
   (tmp_path / "source" / "1.png").write_bytes(encoded(1))
-  with pytest.raises(ConfigError, match="has no folders: put the images of each class"):
+  with pytest.raises(UserError, match="has no folders: put the images of each class"):
     prepare(tmp_path / "source", tmp_path)
 
 
 def test_an_empty_class_is_named(source, tmp_path):
   (source / "fish").mkdir()
-  with pytest.raises(ConfigError, match="fish holds no image"):
+  with pytest.raises(UserError, match="fish holds no image"):
     prepare(source, tmp_path)
 
 
 def test_too_few_images_to_split_are_refused(tmp_path):
   fill(tmp_path / "source", ["cat", "dog"], 9)
-  with pytest.raises(ConfigError, match=r"no class in .* has 10 images.*: give the splits"):
+  with pytest.raises(UserError, match=r"no class in .* has 10 images.*: give the splits"):
     prepare(tmp_path / "source", tmp_path)
 
 
 def test_train_alone_is_refused(tmp_path):
   fill(tmp_path / "source" / "train", ["cat"], 20)
-  with pytest.raises(ConfigError, match=r"has the split train alone: add .*test, or give --source"):
+  with pytest.raises(UserError, match=r"has the split train alone: add .*test, or give --source"):
     prepare(tmp_path / "source", tmp_path)
 
 
 def test_both_names_of_a_split_are_refused(tmp_path):
   for folder in ("train", "val", "validation"):
     fill(tmp_path / "source" / folder, ["cat"], 1)
-  with pytest.raises(ConfigError, match=r"has one split twice \(train, val, validation\)"):
+  with pytest.raises(UserError, match=r"has one split twice \(train, val, validation\)"):
     prepare(tmp_path / "source", tmp_path)
 
 
 def test_a_class_without_training_images_is_named(tmp_path):
   fill(tmp_path / "source" / "train", ["cat", "fish"], 2)
   fill(tmp_path / "source" / "test", ["cat", "dog"], 1)
-  with pytest.raises(ConfigError, match=r"split test of .* has the class dog, which train has not"):
+  with pytest.raises(UserError, match=r"split test of .* has the class dog, which train has not"):
     prepare(tmp_path / "source", tmp_path)
 
 
@@ -177,13 +244,13 @@ def test_a_name_that_is_not_utf8_is_named(source, tmp_path):
   path = bytes(source / "cat") + b"/\xff.png"
   with open(path, "wb") as file:
     file.write(encoded(1))
-  with pytest.raises(ConfigError, match="is not UTF-8"):
+  with pytest.raises(UserError, match="is not UTF-8"):
     prepare(source, tmp_path)
 
 
 def test_a_link_that_leads_nowhere_is_named(source, tmp_path):
   (source / "cat" / "x.png").symlink_to(tmp_path / "nowhere")
-  with pytest.raises(ConfigError, match=r"cat/x.png cannot be read \(No such file"):
+  with pytest.raises(UserError, match=r"cat/x.png cannot be read \(No such file"):
     prepare(source, tmp_path)
 
 
@@ -191,19 +258,19 @@ def test_a_link_that_leads_nowhere_is_named(source, tmp_path):
 def test_a_class_that_tfds_would_rename_is_refused(source, tmp_path, name):
   # It writes the names of classes a line each, and strips what it reads.
   fill(source, [name], 1)
-  with pytest.raises(ConfigError, match="is no name of a class"):
+  with pytest.raises(UserError, match="is no name of a class"):
     prepare(source, tmp_path)
 
 
 def test_a_single_class_is_refused(tmp_path):
   fill(tmp_path / "source" / "pets", ["cat", "dog"], 20)
-  with pytest.raises(ConfigError, match=r"has one class folder alone, pets: .* 2 or more"):
+  with pytest.raises(UserError, match=r"has one class folder alone, pets: .* 2 or more"):
     prepare(tmp_path / "source", tmp_path)
 
 
 def test_a_folder_beside_splits_is_named(tmp_path):
   fill(tmp_path / "source", ["train", "val", "extra"], 20)
-  with pytest.raises(ConfigError, match="has splits and beside them the folder extra: move it"):
+  with pytest.raises(UserError, match="has splits and beside them the folder extra: move it"):
     prepare(tmp_path / "source", tmp_path)
 
 

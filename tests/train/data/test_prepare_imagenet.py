@@ -14,9 +14,12 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.datasets.imagenet2012 import imagenet2012_dataset_builder as official
 
-from train.config import ConfigError, DataConfig
-from train.data import imagenet, images, open_dataset, tars, writing
+from pst_jax import preprocessing
+from pst_jax.errors import UserError
+from train.config import DataConfig
+from train.data.prepare import imagenet, tars, writing
 from train.prepare import main
+from train.tasks.classification.data import open_dataset
 
 REPOSITORY = pathlib.Path(__file__).parents[3]
 TRAIN, VALIDATION = imagenet.TRAIN_TAR, imagenet.VALIDATION_TAR
@@ -102,9 +105,9 @@ def test_cmyk_gives_the_colours_of_tensorflows_formula():
   encoded = make_imagenet.training_images(4)["n02077923"][make_imagenet.CMYK_NAME]
   inverted = 255 - np.asarray(Image.open(io.BytesIO(encoded))).astype(int)  # as Adobe stores it
   expected = inverted[..., :3] * inverted[..., 3:] // 255
-  np.testing.assert_allclose(images.decode(encoded), expected, atol=2)
+  np.testing.assert_allclose(preprocessing.decode(encoded), expected, atol=2)
   # Quality 100 still halves the resolution of the colours, as TensorFlow's default does.
-  repaired = images.decode(imagenet.repair(encoded))
+  repaired = preprocessing.decode(imagenet.repair(encoded))
   assert np.abs(repaired - expected).mean() < 10
   np.testing.assert_allclose(repaired.mean((0, 1)), expected.mean((0, 1)), atol=2)
 
@@ -164,18 +167,18 @@ def test_two_preparations_have_the_same_digests(tars_dir, tmp_path, capsys):
 
 
 def test_another_image_gives_another_digest(tars_dir, copied, tmp_path, capsys):
-  digests = []
+  checksums = []
   content = bytearray((copied / TRAIN).read_bytes())
   content[content.find(b"JFIF") + 400] ^= 1
   (copied / TRAIN).write_bytes(content)
   for manual_dir, name in ((tars_dir, "one"), (copied, "two")):
     prepare(manual_dir, tmp_path / name, "--subset")
     lines = capsys.readouterr().out.splitlines()
-    digests.append(
+    checksums.append(
       {line.split()[0]: line.split()[-1] for line in lines if "ILSVRC" not in line if line}
     )
-  assert digests[0]["train"] != digests[1]["train"]
-  assert digests[0]["validation"] == digests[1]["validation"]
+  assert checksums[0]["train"] != checksums[1]["train"]
+  assert checksums[0]["validation"] == checksums[1]["validation"]
 
 
 def test_a_prepared_data_set_is_only_read_again(prepared, capsys):
@@ -186,13 +189,13 @@ def test_a_prepared_data_set_is_only_read_again(prepared, capsys):
 
 
 def test_a_subset_does_not_pass_for_the_whole(prepared):
-  with pytest.raises(ConfigError, match="holds train 40, validation 10 images, but the whole"):
+  with pytest.raises(UserError, match="holds train 40, validation 10 images, but the whole"):
     prepare("/nowhere", prepared)
 
 
 KILLED = """
 import os, signal, sys
-from train.data import imagenet
+from train.data.prepare import imagenet
 from train.prepare import main
 
 read, seen = imagenet.TarImages.example, []
@@ -218,7 +221,7 @@ def test_after_kill_9_the_next_run_starts_over(tars_dir, prepared, tmp_path):
   assert killed.returncode == -9
   (left_over,) = (tmp_path / "imagenet2012").glob("incomplete.*")
   assert list(left_over.glob("*train*"))
-  with pytest.raises(ConfigError, match="dataset imagenet2012 is not in"):
+  with pytest.raises(UserError, match="dataset imagenet2012 is not in"):
     records(tmp_path, "train")
   prepare(tars_dir, tmp_path, "--subset")
   assert [path.name for path in tmp_path.iterdir()] == ["imagenet2012"]
@@ -229,7 +232,7 @@ def test_after_kill_9_the_next_run_starts_over(tars_dir, prepared, tmp_path):
 def test_only_one_process_prepares_at_a_time(tars_dir, tmp_path):
   with (
     writing.claim(tmp_path / "imagenet2012"),
-    pytest.raises(ConfigError, match="another process prepares imagenet2012"),
+    pytest.raises(UserError, match="another process prepares imagenet2012"),
   ):
     prepare(tars_dir, tmp_path, "--subset")
 
@@ -248,7 +251,7 @@ def renamed(old, new):
 @pytest.mark.parametrize("name", [TRAIN, VALIDATION])
 def test_a_missing_tar_is_named(copied, tmp_path, name):
   (copied / name).unlink()
-  with pytest.raises(ConfigError, match=rf"{name} was not found: give the folder"):
+  with pytest.raises(UserError, match=rf"{name} was not found: give the folder"):
     prepare(copied, tmp_path, "--subset")
 
 
@@ -257,39 +260,39 @@ def test_a_missing_tar_is_named(copied, tmp_path, name):
 def test_a_tar_cut_short_is_named(copied, tmp_path, name, kept):
   content = (copied / name).read_bytes()
   (copied / name).write_bytes(content[: int(kept * len(content))])
-  with pytest.raises(ConfigError, match=rf"{name} cannot be read as a tar .*: download it again"):
+  with pytest.raises(UserError, match=rf"{name} cannot be read as a tar .*: download it again"):
     prepare(copied, tmp_path, "--subset")
 
 
 def test_a_tar_cut_between_two_files_is_named(copied, tmp_path):
   last = tars.list_members(copied / TRAIN)[-1]
   os.truncate(copied / TRAIN, last.offset - 512)
-  with pytest.raises(ConfigError, match="no header and no end at byte"):
+  with pytest.raises(UserError, match="no header and no end at byte"):
     prepare(copied, tmp_path, "--subset")
 
 
 def test_a_file_that_is_no_tar_is_named(copied, tmp_path):
   (copied / VALIDATION).write_bytes(b"<html>please log in</html>" * 100)
-  with pytest.raises(ConfigError, match=rf"{VALIDATION} cannot be read as a tar"):
+  with pytest.raises(UserError, match=rf"{VALIDATION} cannot be read as a tar"):
     prepare(copied, tmp_path, "--subset")
 
 
 def test_a_tar_that_is_a_folder_is_named(copied, tmp_path):
   (copied / VALIDATION).unlink()
   (copied / VALIDATION).mkdir()
-  with pytest.raises(ConfigError, match=rf"{VALIDATION} cannot be read \(Is a directory\)"):
+  with pytest.raises(UserError, match=rf"{VALIDATION} cannot be read \(Is a directory\)"):
     prepare(copied, tmp_path, "--subset")
 
 
 def test_an_unknown_class_is_named(copied, tmp_path):
   rewrite(copied / TRAIN, renamed("n01735189.tar", "n00000000.tar"))
-  with pytest.raises(ConfigError, match=r"n00000000\.tar, which is no tar of one of the 1,000"):
+  with pytest.raises(UserError, match=r"n00000000\.tar, which is no tar of one of the 1,000"):
     prepare(copied, tmp_path, "--subset")
 
 
 def test_a_missing_class_is_named(tars_dir, tmp_path):
   with pytest.raises(
-    ConfigError, match=r"holds 10 of the 1,000 classes \(n01440764\.tar is the first"
+    UserError, match=r"holds 10 of the 1,000 classes \(n01440764\.tar is the first"
   ):
     prepare(tars_dir, tmp_path)
 
@@ -300,27 +303,27 @@ def test_a_foreign_image_in_the_tar_of_a_class_is_named(copied, tmp_path):
     return files | {one: files[other]}
 
   rewrite(copied / TRAIN, swap)
-  with pytest.raises(ConfigError, match=r"n01735189\.tar in .* holds n01751748_.*, which is no im"):
+  with pytest.raises(UserError, match=r"n01735189\.tar in .* holds n01751748_.*, which is no im"):
     prepare(copied, tmp_path, "--subset")
 
 
 def test_a_damaged_tar_of_a_class_is_named(copied, tmp_path):
   rewrite(copied / TRAIN, lambda files: files | {"n01735189.tar": b"\1" * 4096})
-  with pytest.raises(ConfigError, match=r"n01735189\.tar in .* cannot be read as a tar"):
+  with pytest.raises(UserError, match=r"n01735189\.tar in .* cannot be read as a tar"):
     prepare(copied, tmp_path, "--subset")
 
 
 def test_a_tar_without_images_is_named(copied, tmp_path):
   rewrite(copied / VALIDATION, lambda files: {})
-  with pytest.raises(ConfigError, match=rf"{VALIDATION} cannot be read as a tar \(no files\)"):
+  with pytest.raises(UserError, match=rf"{VALIDATION} cannot be read as a tar \(no files\)"):
     prepare(copied, tmp_path, "--subset")
 
 
 def test_a_gap_in_the_validation_names_is_refused(tmp_path):
   names = [imagenet.VALIDATION_NAME.format(number) for number in range(1, 50_001)]
-  imagenet.check_validation(tmp_path, names, subset=False)
-  with pytest.raises(ConfigError, match=r"49999 of the 50,000 .*ILSVRC2012_val_00000777\.JPEG is"):
-    imagenet.check_validation(tmp_path, names[:776] + names[777:], subset=False)
+  imagenet.check_official(tmp_path / VALIDATION, names, subset=False)
+  with pytest.raises(UserError, match=r"49999 of the 50,000 .*ILSVRC2012_val_00000777\.JPEG is"):
+    imagenet.check_official(tmp_path / VALIDATION, names[:776] + names[777:], subset=False)
 
 
 @pytest.mark.parametrize(
@@ -328,40 +331,40 @@ def test_a_gap_in_the_validation_names_is_refused(tmp_path):
 )
 def test_a_strange_validation_name_is_refused(copied, tmp_path, name):
   rewrite(copied / VALIDATION, lambda files: files | {name: b""})
-  with pytest.raises(ConfigError, match=rf"{name}, which is no validation image"):
+  with pytest.raises(UserError, match=rf"{name}, which is no validation image"):
     prepare(copied, tmp_path, "--subset")
 
 
 def test_too_few_training_images_are_refused(tars_dir):
   found = imagenet.preflight(tars_dir, subset=True)
-  with pytest.raises(ConfigError, match="holds 40 images, but ILSVRC 2012 has 1,281,167"):
+  with pytest.raises(UserError, match="holds 40 images, but ILSVRC 2012 has 1,281,167"):
     imagenet.index_splits(found)
 
 
 def test_too_little_space_is_found_before_anything_is_written(tars_dir, tmp_path, monkeypatch):
   usage = shutil.disk_usage(tmp_path)._replace(free=1000)
   monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-  with pytest.raises(ConfigError, match=r"needs 0\.0 GB, but its disk has 0\.0 GB free"):
+  with pytest.raises(UserError, match=r"needs .* GB in .*, and 1e-06 GB are free"):
     prepare(tars_dir, tmp_path, "--subset")
   assert [path.name for path in (tmp_path / "imagenet2012").iterdir()] == [".lock"]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tars_dir, tmp_path):
   (tmp_path / "file").write_text("")
-  with pytest.raises(ConfigError, match=r"file/data/imagenet2012 cannot be written"):
+  with pytest.raises(UserError, match=r"file/data/imagenet2012 cannot be written"):
     prepare(tars_dir, tmp_path / "file" / "data", "--subset")
 
 
 def test_a_damaged_image_to_repair_is_named(tmp_path):
   encoded = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
-  with pytest.raises(ConfigError, match="an image to repair is damaged"):
+  with pytest.raises(UserError, match="an image to repair is damaged"):
     imagenet.repair(encoded[:-20])
 
 
 DISK_FULL = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # bytes of any file
-from train.command import run_command
+from pst_jax.errors import run_command
 from train.prepare import main
 run_command(main, sys.argv[1:])
 """

@@ -1,6 +1,6 @@
 import pytest
 
-from train.data import progress
+from train.data.prepare import progress
 
 
 @pytest.fixture

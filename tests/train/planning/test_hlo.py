@@ -1,7 +1,7 @@
 """Reading optimized HLO: sizes in memory, turns of loops, FLOPs, HBM traffic, collectives."""
 
-import hlo_texts
 import pytest
+from support import hlo_texts
 
 from train.planning.hlo_cost import read_program
 from train.planning.hlo_text import parse
@@ -40,3 +40,23 @@ def test_an_all_reduce_after_a_loop_counts_once(loop):
   ((collective, count),) = loop.collectives
   assert (collective.kind, collective.bytes, collective.group) == ("all-reduce", 512 * 128 * 2, 4)
   assert count == 1
+
+
+def test_a_custom_kernel_with_notes_of_several_lines_is_read_and_not_free():
+  program = read_program(parse(hlo_texts.KERNEL))
+  (kernel,) = program.operations
+  moved = 2 * 4 * 512 * 128 * 2
+  assert (kernel.hbm_read, kernel.hbm_written, kernel.matrix_flops) == (moved, moved, 1_000_000)
+  assert kernel.source == "jit(f)/pallas_call"
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("HloModule nothing", "no ENTRY computation"),
+    ("ENTRY %main () -> s32[] {\n  ROOT %one = junk\n}\n", "cannot be read: ROOT %one = junk"),
+  ],
+)
+def test_what_is_no_hlo_is_refused(text, message):
+  with pytest.raises(ValueError, match=message):
+    parse(text)

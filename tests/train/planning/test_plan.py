@@ -1,4 +1,4 @@
-"""The command, with the real TPU compiler where it is installed (pst_jax[tpu-plan])."""
+"""The command, with the real TPU compiler where it is installed (pip install libtpu)."""
 
 import json
 import os
@@ -6,10 +6,11 @@ import pathlib
 import subprocess
 import sys
 
-import programs
 import pytest
+from support import programs
 
-from train.config import Config, ConfigError, ModelConfig
+from pst_jax.errors import UserError
+from train.config import Config, ModelConfig
 from train.plan import with_largest_batch
 from train.planning import compiling
 from train.planning.compiling import Memory
@@ -51,7 +52,7 @@ def test_a_file_that_cannot_be_written_is_found_before_anything_is_compiled(tmp_
 
 @pytest.fixture(scope="module")
 def tiny_plan(tmp_path_factory):
-  pytest.importorskip("libtpu", reason="needs the TPU compiler (pst_jax[tpu-plan])")
+  pytest.importorskip("libtpu", reason="needs the TPU compiler (pip install libtpu)")
   file = tmp_path_factory.mktemp("plan") / "plan.json"
   done = plan(
     "configs/synthetic.py",
@@ -103,5 +104,5 @@ def test_the_largest_batch_is_made_of_whole_groups_of_batch_norm(monkeypatch, ca
 def test_where_not_even_one_group_fits_it_is_said(monkeypatch):
   step = programs.step(None, None, needed=10**12)
   monkeypatch.setattr(compiling, "compile_step", lambda *_: step)
-  with pytest.raises(ConfigError, match="not even 1 images a chip fit on v5e:2x2"):
+  with pytest.raises(UserError, match="not even 1 images a chip fit on v5e:2x2"):
     with_largest_batch(Config(), 1000, find_slice("v5e:2x2"), [])

@@ -1,7 +1,7 @@
 """The plan as text and figures."""
 
 import pytest
-from programs import ALL_REDUCE, FITTING, operation, program, step
+from support.programs import ALL_REDUCE, FITTING, operation, program, step
 
 from train.planning import report
 from train.planning.compiling import Memory
@@ -25,7 +25,7 @@ def fitting():
 
 
 def test_figures_follow_from_the_binding_time(fitting):
-  figures = report.figures(fitting, V5E)
+  figures = report.as_dict(fitting, V5E)
   assert figures["binding"] == "memory"
   assert figures["roofline_seconds"]["least"] == pytest.approx(10e-3)
   assert figures["most_images_per_second"] == pytest.approx(409_600)
@@ -34,7 +34,7 @@ def test_figures_follow_from_the_binding_time(fitting):
 
 
 def test_collectives_are_counted_by_kind_with_their_bytes(fitting):
-  (row,) = report.figures(fitting, V5E)["collectives"]
+  (row,) = report.as_dict(fitting, V5E)["collectives"]
   assert (row["kind"], row["group"], row["count"], row["bytes"]) == (
     "all-reduce",
     16,
@@ -62,7 +62,7 @@ def test_a_step_that_does_not_fit_says_what_it_needs_and_what_there_is():
   text = report.text(step(None, None, needed=20_000_000_000), V5E)
   assert "does not fit: it needs 20.00 GB, and 16.91 GB are usable" in text
   assert "TIME" not in text
-  assert report.figures(step(None, None, needed=20_000_000_000), V5E)["fits"] is False
+  assert report.as_dict(step(None, None, needed=20_000_000_000), V5E)["fits"] is False
 
 
 def test_the_operations_that_take_longest_come_first(fitting):

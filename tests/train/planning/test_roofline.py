@@ -1,7 +1,7 @@
 """Least times from work and peaks, by hand."""
 
 import pytest
-from programs import ALL_REDUCE, operation, program
+from support.programs import ALL_REDUCE, operation, program
 
 from train.planning.hlo_cost import Collective
 from train.planning.roofline import collective_seconds, roofline

@@ -2,7 +2,7 @@
 
 import pytest
 
-from train.planning.search import MOST_COUNT, largest_that_fits
+from train.planning.search import MAX_COUNT, largest_that_fits
 
 USABLE = 1_000_000
 
@@ -42,7 +42,7 @@ def test_where_nothing_fits_the_answer_is_0():
 
 def test_the_search_ends_where_memory_does_not_grow():
   bytes_at, tried = memory(1000, 0)
-  assert largest_that_fits(bytes_at, 8, USABLE) >= MOST_COUNT * 15 // 16
+  assert largest_that_fits(bytes_at, 8, USABLE) >= MAX_COUNT * 15 // 16
   assert len(tried) <= 12
 
 

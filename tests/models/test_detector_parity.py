@@ -1,0 +1,50 @@
+"""The detectors against what the authors' implementation computed."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from support import golden_values
+from support.detectors import detector_state_dict
+from support.quick_jit import quick_jit
+
+import pst_jax
+from pst_jax import detection
+
+PST = ["yolo11n-pst", "yolo11s-pst", "yolo11m-pst", "r18-pst", "r50-pst", "r101-pst"]
+CONTROLS = ["yolo11n", "yolo11s", "yolo11m"]
+QUICK = ("yolo11n-pst", "r18-pst", "yolo11n")
+# One float32 sum in another order moves the maps of r101-pst by 1e-3 of their deviation.
+DEEP = {"r101-pst": 5e-3}
+
+
+def cases():
+  for name in PST + CONTROLS:
+    for top_k in (0, 4):
+      golden = golden_values.arrays("detectors" if name in PST else "yolo11")
+      if f"{name}/decoded_k{top_k}" in golden:
+        marks = () if name in QUICK else pytest.mark.slow
+        yield pytest.param(name, top_k, golden, marks=marks, id=f"{name}-{top_k}")
+
+
+@functools.cache
+def variables(name):
+  return pst_jax.convert.from_torch(name, detector_state_dict(name))
+
+
+@pytest.mark.parametrize(("name", "top_k", "golden"), cases())
+def test_a_detector_gives_the_authors_maps_boxes_and_scores(name, top_k, golden):
+  images = golden_values.network_input(name, (1, 3, 128, 160))
+  model = pst_jax.create_model(name, top_k=top_k)
+  maps = quick_jit(model.apply)(variables(name), images)
+  for i, level in enumerate(maps):
+    if f"{name}/level{i}_k{top_k}" in golden:
+      expected = golden_values.nhwc(golden[f"{name}/level{i}_k{top_k}"])
+      assert golden_values.difference(level, expected) <= 5e-4
+  boxes, scores = jax.jit(detection.decode)(maps)
+  expected = golden[f"{name}/decoded_k{top_k}"].transpose(0, 2, 1)
+  centre, size = np.split(expected[..., :4], 2, axis=-1)
+  corners = np.concatenate([centre - size / 2, centre + size / 2], axis=-1)
+  assert golden_values.difference(boxes, corners) <= DEEP.get(name, 1e-4)
+  assert np.abs(scores - expected[..., 4:]).max() <= DEEP.get(name, 5e-5)

@@ -1,0 +1,27 @@
+"""`jax.jit` for tests: networks compile about five times faster, and run a little slower."""
+
+import jax
+
+import pst_jax
+
+_WANTED = {
+  "xla_backend_optimization_level": 0,
+  "xla_llvm_disable_expensive_passes": True,
+  "xla_cpu_use_fusion_emitters": False,
+}
+
+
+def is_known(name, value):
+  """Whether the installed jaxlib knows an option of its compiler."""
+  try:
+    jax.jit(lambda x: x, compiler_options={name: value}).lower(0).compile()
+  except Exception:
+    return False
+  return True
+
+
+OPTIONS = pst_jax.compiler_options() | {n: v for n, v in _WANTED.items() if is_known(n, v)}
+
+
+def quick_jit(function, **arguments):
+  return jax.jit(function, compiler_options=OPTIONS, **arguments)

@@ -1,0 +1,69 @@
+"""Every call to the file system of a save, a restore or a start may fail: nothing is lost.
+
+Each n-th write, fsync, open, read, rename or mkdir below the folder fails once, or from then on, or
+moves half of its bytes (see support/faults.py); C++ libraries included.
+"""
+
+import pytest
+from support import faults
+
+STRIDES = {
+  "save": 1,
+  "save that replaces": 3,
+  "save and read back": 3,
+  "restore": 1,
+  "new run": 1,
+  "resumed run": 1,
+  "weights folder": 5,
+}
+"""Scenarios of `support.fault_scenarios`: every so many-th call fails."""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+  built = faults.build(tmp_path_factory.mktemp("library"))
+  return built or pytest.skip("there is no C compiler here, or this is no Linux")
+
+
+def broken(results):
+  return [each for each in results if each["broken"]]
+
+
+# These take minutes; one save stands for them where all tests run.
+EXHAUSTIVE = ("save that replaces", "save and read back", "weights folder")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "scenario",
+  [
+    pytest.param(each, marks=[pytest.mark.exhaustive] if each in EXHAUSTIVE else [])
+    for each in STRIDES
+  ],
+)
+def test_whatever_call_fails_nothing_is_lost_and_one_sentence_says_so(library, tmp_path, scenario):
+  results = faults.run(library, scenario, tmp_path, STRIDES[scenario])
+  assert broken(results) == []
+  assert {each["fault"] for each in results} >= {"open EMFILE", "open ESTALE"}
+
+
+def test_one_call_in_seven_of_a_save(library, tmp_path):
+  results = faults.run(library, "save", tmp_path, stride=7)
+  assert broken(results) == []
+  # It is no harness that never hits: all the kinds of calls failed, and were told.
+  said = {each["fault"]: each["said"] for each in results if each["said"]}
+  assert said.keys() >= {"write ENOSPC", "fsync EIO", "rename EIO", "open EMFILE"}
+  assert "No space left on device" in said["write ENOSPC"]
+
+
+def test_every_third_call_of_the_start_of_a_run(library, tmp_path):
+  results = faults.run(library, "resumed run", tmp_path, stride=3)
+  assert broken(results) == []
+  said = " ".join(each["said"] for each in results if each["said"])
+  assert "config.json cannot be read (Input/output error): check the disk" in said
+
+
+def test_every_call_of_a_files_write(library, tmp_path):
+  results = faults.run(library, "weights file", tmp_path)
+  assert broken(results) == []
+  assert [x["said"] is None for x in results if x["fault"] == "write short"] == [True]
