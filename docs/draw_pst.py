@@ -23,35 +23,15 @@ def grid(axes, x, y, cells, size, color, marked=()):
 
 
 def box(axes, x, y, width, text, color, height=0.62):
-  axes.add_patch(
-    FancyBboxPatch(
-      (x, y),
-      width,
-      height,
-      boxstyle="round,pad=0.04,rounding_size=0.1",
-      fc="white",
-      ec=color,
-      lw=1.6,
-    )
-  )
+  style = {"boxstyle": "round,pad=0.04,rounding_size=0.1", "fc": "white", "ec": color, "lw": 1.6}
+  axes.add_patch(FancyBboxPatch((x, y), width, height, **style))
   axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", color=INK, fontsize=9.5)
 
 
 def arrow(axes, start, end, color=INK, style="-", bend=0.0):
-  axes.add_patch(
-    FancyArrowPatch(
-      start,
-      end,
-      arrowstyle="-|>",
-      mutation_scale=11,
-      color=color,
-      lw=1.4,
-      linestyle=style,
-      connectionstyle=f"arc3,rad={bend}",
-      shrinkA=2,
-      shrinkB=2,
-    )
-  )
+  line = {"color": color, "lw": 1.4, "linestyle": style, "connectionstyle": f"arc3,rad={bend}"}
+  ends = {"arrowstyle": "-|>", "mutation_scale": 11, "shrinkA": 2, "shrinkB": 2}
+  axes.add_patch(FancyArrowPatch(start, end, **line, **ends))
 
 
 def label(axes, x, y, text, color=INK, size=9, **options):
