@@ -5,6 +5,7 @@ STRIDE-th n of every fault in turn and prints a line of JSON for each: what was 
 wrong.
 """
 
+import contextlib
 import ctypes
 import errno
 import faulthandler
@@ -15,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -78,7 +80,7 @@ def run(library, scenario: str, folder, stride: int = 1, timeout: float = 3000) 
     env=os.environ | {"LD_PRELOAD": str(library), "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
     check=False,
   )
-  assert (done.returncode, done.stderr) == (0, ""), done.stderr[-3000:]
+  assert (done.returncode, done.stderr) == (0, ""), done.stderr[:3000]
   return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -127,16 +129,30 @@ def _try(scenario: Scenario, folder: pathlib.Path, kind: int, number: int, keep:
 def _wait_for_writers(folder: pathlib.Path) -> None:
   """Where a save failed, threads may go on to write for a moment, as long as the process lives."""
   before = None
-  while any(folder.rglob("*.orbax-checkpoint-tmp")) and before != (now := _listing(folder)):
+  while before != (now := _listing(folder)) and any(".orbax-checkpoint-tmp" in x for x in now):
     before = now
     time.sleep(0.2)
 
 
-def _listing(folder: pathlib.Path) -> list[tuple[str, int]]:
-  return sorted((str(path), path.stat().st_mtime_ns) for path in folder.rglob("*"))
+def _listing(folder: pathlib.Path) -> list[str]:
+  """What is there and how large; the threads may take files away while this looks."""
+  found = []
+  for place, folders, files in os.walk(folder):  # unlike rglob it passes over what vanishes
+    for name in folders + files:
+      path = os.path.join(place, name)
+      with contextlib.suppress(FileNotFoundError):
+        found.append(f"{path} {os.stat(path).st_mtime_ns}")
+  return sorted(found)
 
 
 if __name__ == "__main__":
-  main(*sys.argv[1:])
-  sys.stdout.flush()
-  os._exit(0)  # threads of Orbax wait for minutes for the parts of saves that failed
+  # Threads of Orbax wait for minutes for the parts of saves that failed: no exit waits for them.
+  status = 1
+  try:
+    main(*sys.argv[1:])
+    status = 0
+  except BaseException:
+    traceback.print_exc()
+  finally:
+    sys.stdout.flush()
+    os._exit(status)
