@@ -1,6 +1,6 @@
-"""Parts of sentences that several errors have in common."""
+"""Parts of sentences and tables that several places have in common."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 
 def listed(items: Iterable[str], most: int = 5) -> str:
@@ -22,4 +22,12 @@ def mismatch(wanted: Mapping[str, tuple], given: Mapping[str, tuple], most: int 
   }
   return "; ".join(
     f"{len(names)} {problem}: {listed(names, most)}" for problem, names in problems.items() if names
+  )
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+  """A table of cells for a terminal: the first column to the left, the others to the right."""
+  first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+  return "\n".join(
+    "  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]) for row in rows
   )

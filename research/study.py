@@ -7,6 +7,7 @@ import sys
 from pst_jax.commands.source import read as read_source
 from pst_jax.errors import UserError, refuse_empty, run_command
 from pst_jax.files import check_free, write_output
+from pst_jax.wording import aligned
 from train.evaluate import add_arguments
 from train.options import make_parser
 
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> None:
   import jax
 
   from train.evaluation import source
-  from train.evaluation.report import check_plot
+  from train.evaluation.outputs import check_plot
   from train.tasks import registry
 
   check_plot("--plot", options.plot)
@@ -132,11 +133,7 @@ def _table(rows: list[dict], column) -> str:
     ]
 
   titles = [*TITLES[:2], column.title, *TITLES[2:]]
-  lines = [titles, *map(cells, rows)]
-  widths = [max(map(len, each)) for each in zip(*lines, strict=True)]
-  return "\n".join(
-    "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
-  )
+  return aligned([titles, *map(cells, rows)])
 
 
 def _plot(options, rows: list[dict], column) -> None:

@@ -7,6 +7,7 @@ from pst_jax.commands.source import DESCRIPTION as SOURCE_HELP
 from pst_jax.commands.source import add_arguments as add_source_options
 from pst_jax.commands.source import read as read_source
 from pst_jax.errors import refuse_empty, run_command
+from train.evaluation import outputs
 from train.options import make_parser
 from train.processes.join import add_options, from_options, init_processes
 
@@ -18,6 +19,7 @@ or as the metadata of the weights say, unless the options below say otherwise.
 
   python -m train.evaluate runs/digits --top-k 0 1 4 8 16
   python -m train.evaluate runs/digits --top-k 1 4 --selection top_k random
+  python -m train.evaluate runs/digits --details --mistakes mistakes.png --predictions digits.csv
   python -m train.evaluate runs/digit_scenes --detections found.json --pictures found.png
   python -m train.evaluate resnet50.pth --dataset imagenet2012 --data-dir /data
   python -m train.evaluate weights.safetensors --dataset imagenet2012 --split validation[:10%] \\
@@ -66,14 +68,12 @@ def _parser() -> argparse.ArgumentParser:
   parser = make_parser("train.evaluate", description=DESCRIPTION)
   add_arguments(parser)
   output = parser.add_argument_group("output")
-  for option, text in {
-    "--plot": "also draw the metrics: .png, .svg or .pdf",
-    "--json": "also write the metrics as JSON",
-    "--detections": "detection: also write all boxes found, as COCO's JSON",
-    "--precision-recall": "detection: also draw precision against recall: .png, .svg or .pdf",
-    "--pictures": "detection: also draw what was found on some images, a .png",
-  }.items():
-    output.add_argument(option, metavar="FILE", help=text)
+  output.add_argument(
+    "--details",
+    action="store_true",
+    help="classification: also print a table of the classes, the confusion matrix and calibration",
+  )
+  outputs.add_arguments(output)
   output.add_argument("--force", action="store_true", help="replace files that exist")
   add_options(parser)
   return parser
@@ -94,18 +94,18 @@ def _evaluate(options: argparse.Namespace) -> None:
   from train.tasks import registry
 
   # What can be found out at once must not wait for the reading.
-  report.check_outputs(options)
+  outputs.check(options)
   config = source.run_config(options.source)
   weights = read_source(options.source, options)
   config = source.make_config(options, config, weights)
   task = registry.find(config.task)
-  files = report.files_of(task, config, options)
+  files = outputs.files_of(task, config, options)
   dataset = source.open_data(weights, config)
   totals, metrics = source.evaluate_weights(weights, config, dataset)
   if jax.process_index() == 0:
     subject = report.Subject(options.source, weights.metadata, config, task.columns)
     notes, table = source.assumptions(weights, config, dataset), report.table(subject, metrics)
-    details = report.details(task, config, totals, dataset)
+    details = report.details(task, config, totals, dataset, full=options.details)
     plot = report.text_plot(subject, metrics)
     print("\n\n".join([*notes, subject.headline, *details, table, *plot]))
     report.write_json(options.json, subject, metrics, force=options.force)

@@ -31,6 +31,10 @@ Classes are numbered by name, or in numeric order if all names are numbers (0, 1
 Images are files that end in .jpg, .jpeg, .png, .bmp, .webp, .tif or .tiff, also in folders inside a
 class folder; files and folders whose names begin with a dot are left out.
 """
+FASHION_HELP = """\
+Writes Fashion-MNIST's four files as TFDS's fashion_mnist in array_record form, without TensorFlow.
+Debian's package dataset-fashion-mnist has them in /usr/share/datasets/fashion-mnist.
+"""
 COMMON_HELP = """
 The data set appears under its name only when it is whole; an interrupted run starts over. At the
 end everything is read back: counts, and a checksum of each split that is the same wherever the
@@ -55,6 +59,11 @@ def main(arguments: list[str]) -> None:
   folder = _add_command(commands, "folder", "a folder of class folders", FOLDER_HELP, _find_folder)
   folder.add_argument("--source", required=True, metavar="DIR", help="folder of class folders")
   folder.add_argument("--name", required=True, help="name of the data set, for --data.dataset")
+  fashion = _add_command(
+    commands, "fashion_mnist", "Fashion-MNIST's four files", FASHION_HELP, _find_fashion_mnist
+  )
+  fashion.add_argument("--source", required=True, metavar="DIR", help="folder of the four files")
+  fashion.add_argument("--subset", action="store_true", help="accept files with fewer images")
   box_commands.add_commands(functools.partial(_add_command, commands))
   options = parser.parse_args(arguments)
   refuse_empty(options)
@@ -143,6 +152,23 @@ def _find_folder(options: argparse.Namespace, data_dir: pathlib.Path):
     return images, num_bytes, lambda: builder.write(listing.splits)
 
   return Source(options.name, find)
+
+
+def _find_fashion_mnist(options: argparse.Namespace, data_dir: pathlib.Path):
+  from train.data.prepare import fashion_mnist
+  from train.data.prepare.command import Source
+
+  source = local_folder(options.source, "--source")
+
+  def find():
+    splits = fashion_mnist.read_splits(source)
+    builder = fashion_mnist.FashionMnist(data_dir=data_dir, file_format="array_record")
+    images = sum(len(split.images) for split in splits.values())
+    num_bytes = sum(int(split.sizes.sum()) for split in splits.values())
+    return images, num_bytes, lambda: builder.write(splits)
+
+  counts = None if options.subset else fashion_mnist.COUNTS
+  return Source(fashion_mnist.NAME, find, counts, str(fashion_mnist.FashionMnist.VERSION))
 
 
 if __name__ == "__main__":

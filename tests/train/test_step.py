@@ -149,7 +149,8 @@ def test_the_evaluation_step_runs_every_network_on_the_same_variables():
   state, _ = start()
   models = {"coarse": Toy(top_k=0), "fine": Toy(top_k=3)}
   batch = batch_of(6) | {"mask": np.array([True] * 5 + [False]), "position": np.arange(6)}
-  found = jax.jit(make_eval_step(TASK, models, CONFIG))(state.eval_variables, batch)
+  measured = jax.jit(make_eval_step(TASK, models, CONFIG))(state.eval_variables, batch)
+  found = {name: each["sums"] for name, each in measured.items()}
   assert {name: sums["count"].item() for name, sums in found.items()} == {"coarse": 5, "fine": 5}
   # Toy adds top_k to every logit, which changes no probability.
   assert floats(found["coarse"]) == pytest.approx(floats(found["fine"]), rel=1e-5)

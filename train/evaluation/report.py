@@ -1,23 +1,18 @@
 """What an evaluation reports: a table, a plot against top_k, JSON."""
 
-import argparse
 import dataclasses
-import importlib.util
 import json
 import math
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from pst_jax.convert.metadata import Metadata
 from pst_jax.convert.metadata import described as metadata_line
-from pst_jax.errors import UserError
-from pst_jax.files import check_free, write_output
+from pst_jax.files import write_output
 from train.data.sources import Dataset
 from train.schema import Config, EvalConfig
 from train.tasks.base import Column, Task, save_figure
 
-PLOT_FORMATS = (".png", ".svg", ".pdf")
 _WIDTH = 50
 """Characters of the text plot."""
 
@@ -49,55 +44,11 @@ class Subject:
     )
 
 
-def check_outputs(options: argparse.Namespace) -> None:
-  """Raises UserError if a file that the command is to write cannot be written."""
-  plots = {"--plot": options.plot, "--precision-recall": options.precision_recall}
-  for path in (*plots.values(), options.json, options.detections, options.pictures):
-    if path:
-      check_free(path, force=options.force)
-  for option, path in plots.items():
-    check_plot(option, path)
-
-
-def check_plot(option: str, path: str | None) -> None:
-  """Raises UserError if a plot that was asked for cannot be drawn."""
-  if path and pathlib.Path(path).suffix.lower() not in PLOT_FORMATS:
-    raise UserError(f"{option} is {path}, but its ending must be {', '.join(PLOT_FORMATS)}")
-  if path and not importlib.util.find_spec("matplotlib"):
-    raise UserError(
-      f"{option} draws with matplotlib, which is not installed: pip install matplotlib"
-    )
-
-
-def files_of(task: Task, config: Config, options: argparse.Namespace) -> dict[tuple[str, str], str]:
-  """The task's own files that were asked for, by (option, evaluation).
-
-  With several evaluations each has a file of its own, with its name before the ending.
-
-  Raises:
-    UserError: the task has no such files, or they cannot be written.
-  """
-  own = {name: getattr(options, name) for name in ("detections", "precision_recall", "pictures")}
-  asked = {option: pathlib.Path(path) for option, path in own.items() if path}
-  for option in asked:
-    if option not in task.files:
-      raise UserError(
-        f"--{option.replace('_', '-')} was given, but an evaluation of {config.task} has no such "
-        "file: leave it out"
-      )
-  files = {
-    (option, name): str(path.with_stem(f"{path.stem}-{name}") if len(config.evals) > 1 else path)
-    for option, path in asked.items()
-    for name in config.evals
-  }
-  for path in files.values():
-    check_free(path, force=options.force)
-  return files
-
-
-def details(task: Task, config: Config, totals: Mapping[str, Any], dataset: Dataset) -> list[str]:
+def details(
+  task: Task, config: Config, totals: Mapping[str, Any], dataset: Dataset, *, full: bool
+) -> list[str]:
   """What the task has to say of each evaluation, below its name where there are several."""
-  texts = {name: task.details(total, config, dataset) for name, total in totals.items()}
+  texts = {name: task.details(total, config, dataset, full=full) for name, total in totals.items()}
   heads = {name: f"{described(config.evals[name])}:\n" if len(texts) > 1 else "" for name in texts}
   return [heads[name] + text for name, text in texts.items() if text]
 

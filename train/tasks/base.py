@@ -127,8 +127,12 @@ class Task:
     """Lines for the start of a run's log: what its figures depend on, beyond the config."""
     return []
 
-  def details(self, total: Any, config: Config, dataset: Dataset) -> str:
-    """What `train.evaluate` prints of an evaluation below the table; empty: nothing."""
+  def details(self, total: Any, config: Config, dataset: Dataset, *, full: bool = False) -> str:
+    """What `train.evaluate` prints of an evaluation above the table; empty: nothing.
+
+    Args:
+      full: the user asked for more than what every evaluation should say.
+    """
     return ""
 
   def best(self, metrics: Mapping[str, float]) -> float:

@@ -22,7 +22,7 @@ from train.data.prepare.image_sources import read_file
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 TEST_SHARE = 10
 DATASET_NAME = re.compile(r"[a-z][a-z0-9_]*")
-TAKEN = ("digits", "synthetic", "imagenet2012")
+TAKEN = ("digits", "synthetic", "imagenet2012", "fashion_mnist")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Classification as the trainer sees it; `train.tasks.base.Task` says what each part is for."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,8 @@ from pst_jax.inference.classifier import Classifier
 from pst_jax.inference.drawing import Picture
 from train.schema import ModelConfig
 from train.tasks.base import Column, Entry, Loss, Task
-from train.tasks.classification import data
+from train.tasks.classification import answers, data, reports
+from train.tasks.classification.answers import Answers
 from train.tasks.classification.augment import prepare
 from train.tasks.classification.config import Config, DataConfig
 from train.tasks.classification.loss import LOSSES, Targets, masked_sums
@@ -24,6 +27,7 @@ class Classification(Task):
     Column("count", "images", digits=0),
   )
   replaceable = frozenset({"head/linear"})
+  files = reports.FILES
 
   def open(self, config: Config, splits=("train", "eval")):
     return data.open_dataset(config.data, splits)
@@ -67,13 +71,33 @@ class Classification(Task):
     losses = LOSSES[config.loss](outputs, targets, config.label_smoothing)
     return Loss(jnp.sum(losses), jnp.asarray(len(losses), losses.dtype))
 
-  def measure(self, outputs: jax.Array, batch: dict, config: Config) -> dict[str, jax.Array]:
-    return masked_sums(outputs, batch["label"], batch["mask"])
+  def measure(self, outputs: jax.Array, batch: dict, config: Config) -> dict[str, Any]:
+    shares = jax.nn.softmax(outputs.astype(jnp.float32))
+    is_nan = jnp.isnan(shares).any(axis=1)
+    told = jnp.where(is_nan, -1, jnp.argmax(shares, axis=1))
+    sure = jnp.where(is_nan, 0, jnp.max(shares, axis=1))
+    return {
+      "sums": masked_sums(outputs, batch["label"], batch["mask"]),
+      "answers": Answers(batch["position"], batch["label"], told, sure),
+      "mask": batch["mask"],
+    }
 
-  def compute(self, total: dict[str, float], config: Config) -> dict[str, float]:
-    count = total["count"]
-    means = {name: total[name] / count for name in ("top1", "top5", "loss")}
-    return means | {"count": count}
+  def update(self, total: dict[str, Any] | None, measured: dict[str, Any]) -> dict[str, Any]:
+    counted = Answers(*(each[measured["mask"]] for each in measured["answers"]))
+    return {
+      "sums": super().update(total and total["sums"], measured["sums"]),
+      "answers": [*(total["answers"] if total else ()), counted],
+    }
+
+  def compute(self, total: dict[str, Any], config: Config) -> dict[str, float]:
+    sums = total["sums"]
+    means = {name: sums[name] / sums["count"] for name in ("top1", "top5", "loss")}
+    return means | {"count": sums["count"]}
+
+  def details(self, total: dict[str, Any], config: Config, dataset, *, full: bool = False) -> str:
+    if not full:
+      return ""
+    return answers.text(answers.joined(total["answers"]), reports.names_of(dataset))
 
   def best(self, metrics: dict[str, float]) -> float:
     return metrics["top1"]
