@@ -31,6 +31,8 @@ class ModelConfig:
   """imagenet: 7x7 stride 2 and max pool; small: 3x3 stride 1, no pool, for 32-pixel images."""
   dropout: float = 0.0
   """Dropout rate before the last layer."""
+  stochastic_depth: float = 0.0
+  """ResNets: how often training leaves the last block out of an example, and others less often."""
   dtype: Literal["float32", "bfloat16", "float64"] = "float32"
   """Compute type of convolutions and matmuls; parameters and statistics are float32 or wider."""
   batch_norm_group_size: int | None = None

@@ -147,9 +147,9 @@ def create_model(config: ModelConfig, num_classes: int) -> nn.Module:
     raise UserError("model.dtype is float64, which needs JAX_ENABLE_X64=1 in the environment")
   options = vars(config) | {"dtype": jnp.dtype(config.dtype)}
   options["group_size"] = options.pop("batch_norm_group_size")
-  # A detector has no stem and no dropout: their defaults ask for nothing.
+  # Not every network has these: their defaults ask for nothing.
   known = pst_jax.models.model_options(config.name)
-  for name in ("stem", "dropout"):
+  for name in ("stem", "dropout", "stochastic_depth"):
     if name not in known and options[name] == getattr(ModelConfig, name):
       del options[name]
   return pst_jax.create_model(num_classes=num_classes, **options)

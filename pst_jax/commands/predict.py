@@ -51,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--selection",
     metavar="RULE",
-    default="top_k",
-    help="the rule that picks them: a name of pst_jax.ops.SELECTIONS, or module:function",
+    help="the rule that picks them: a name of pst_jax.ops.SELECTIONS, or module:function (default: "
+    "the one that it was trained with)",
   )
   parser.add_argument(
     "--topk-overlay",

@@ -31,6 +31,7 @@ class Metadata:
     num_batches_tracked: value of PyTorch's BatchNorm counters.
     versions: of pst_jax, jax and flax, when the block was made.
     task: what the network does.
+    selection: the rule that opens the tokens: a name of `ops.SELECTIONS`, or module:function.
   """
 
   model: str
@@ -44,6 +45,7 @@ class Metadata:
   num_batches_tracked: int = 0
   versions: dict = field(default_factory=lambda: versions())
   task: str = "classification"
+  selection: str = "top_k"
 
   def to_block(self) -> dict:
     """Plain values for JSON."""
@@ -64,7 +66,7 @@ class Metadata:
         f"pst_jax reads form {SCHEMA}: get a newer pst_jax"
       )
     values = {f.name: block[f.name] for f in dataclasses.fields(cls) if f.name in block}
-    values = {"task": "classification"} | values  # the first blocks did not say
+    values = {"task": "classification", "selection": "top_k"} | values  # the first did not say
     for name, is_allowed in _RULES.items():
       if name not in values or not is_allowed(values[name]):
         raise UserError(f"its metadata block is damaged ({name}): get the file again")
@@ -114,6 +116,7 @@ class Metadata:
       "num_batches_tracked": step,
       "versions": versions(),
       "task": task,
+      "selection": config.get("model.selection", "top_k"),
     }
     return cls.from_block({SCHEMA_KEY: SCHEMA} | block)
 
@@ -206,4 +209,5 @@ _RULES = {
   "num_batches_tracked": _is_count,
   "versions": lambda v: type(v) is dict and all(map(_is_text, (*v, *v.values()))),
   "task": _is_text,
+  "selection": _is_text,
 }

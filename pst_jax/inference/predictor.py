@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float, Int, UInt8
 
 from pst_jax import ops
+from pst_jax.convert.formats.pickle_globals import printable
 from pst_jax.convert.io import Weights
 from pst_jax.convert.metadata import Metadata
 from pst_jax.errors import UserError
@@ -89,7 +90,7 @@ class Predictor:
     weights: Weights,
     *,
     top_k: int | None = None,
-    selection: str | ops.Selection = "top_k",
+    selection: str | ops.Selection | None = None,
     image_size: int | None = None,
     **fields,
   ) -> Self:
@@ -99,7 +100,7 @@ class Predictor:
       weights: of a network for this task.
       top_k: coarse tokens of the fine branch; None: as many as the weights were trained with.
       selection: the rule that picks them, see `pst_jax.ops.Selection`; a random one gets the same
-        key for every batch.
+        key for every batch; None: the one of the metadata, if it is one of `ops.SELECTIONS`.
       image_size: side of the images; None: the one of the metadata.
       **fields: further attributes of the class.
 
@@ -124,6 +125,7 @@ class Predictor:
       if not IMAGE_SIZE.allows(image_size):
         raise UserError(f"image_size is {image_size}, but it must be {IMAGE_SIZE.text}, in pixels")
       preprocessing = {**preprocessing, "image_size": image_size}
+    selection = _recorded_rule(facts, top_k) if selection is None else selection
     network = weights.network(top_k=top_k, selection=selection)
     folded = fold_batch_norm(network, weights.variables)
     return cls(*folded, preprocessing, **fields)
@@ -173,6 +175,18 @@ class Predictor:
   def token_strides(self) -> tuple[int, ...]:
     """Pixels to a side of a coarse token, of each PST module as `explain` orders them."""
     raise NotImplementedError
+
+
+def _recorded_rule(facts: Metadata, top_k: int) -> str:
+  """The rule of the weights; a file may not choose what is imported and run."""
+  if facts.selection in ops.SELECTIONS:
+    return facts.selection
+  if not top_k:
+    return "top_k"  # no rule plays a part
+  raise UserError(
+    f"the weights were trained with the rule {printable(facts.selection)}, which is not one of "
+    f"{', '.join(ops.SELECTIONS)}: if you know it, give it with --selection"
+  )
 
 
 def has_pst(params: Mapping) -> bool:

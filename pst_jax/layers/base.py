@@ -76,6 +76,6 @@ INHERITED = frozenset(
   (
     *("dtype", "epsilon", "momentum", "group_size", "folded"),
     *("top_k", "selection", "coarse_implementation"),
-    *("kernel_init", "width", "stem", "remat", "remat_policy"),
+    *("kernel_init", "width", "stem", "stochastic_depth", "remat", "remat_policy"),
   )
 )

@@ -29,7 +29,7 @@ REMAT_POLICIES = {
 
 
 def stage_class(stage: type[nn.Module], network: nn.Module) -> type[nn.Module]:
-  """`stage`, whose call takes (x, train), as `remat` and `remat_policy` of the network ask."""
+  """`stage`, whose call takes (x, train, ...), as `remat` and `remat_policy` of the network ask."""
   if not network.remat:
     return stage
   return nn.remat(stage, static_argnums=(2,), policy=REMAT_POLICIES[network.remat_policy])

@@ -86,7 +86,7 @@ def create_model(name: str, num_classes: int | None = None, **options) -> Networ
     **options: fields of `Network`: top_k, dtype, group_size (examples that share BatchNorm
       statistics; None: the whole batch), width, remat, remat_policy, selection,
       coarse_implementation, epsilon, momentum, folded (see `fold_batch_norm`); of a classifier
-      also dropout and stem.
+      also dropout and stem, of a ResNet stochastic_depth.
 
   Raises:
     UserError: unknown name, unknown option, or a value that cannot be.

@@ -1,7 +1,7 @@
 """ResNets with and without PST: the paper's classification networks and torchvision's."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from pst_jax.layers.pst import PSTLayer
 from pst_jax.models.heads.classify import Head
 from pst_jax.models.network import Classifier
 from pst_jax.models.resnet import ResNet
+from pst_jax.ranges import FRACTION
 
 # Activation and initial kernels of the backbone.
 FAMILIES = {
@@ -50,11 +51,14 @@ class ResNetClassifier(Classifier):
     stage_sizes: blocks of each of the four stages.
     block: kind of residual block.
     neck_features: channels of the PST neck at width 1; None: no neck, no 1280-channel head either.
+    stochastic_depth: how often, in training, the last block is left out of an example (arXiv
+      1603.09382), and those before it more seldom; needs `rngs={"dropout": key}`.
   """
 
   stage_sizes: tuple[int, ...]
   block: Literal["basic", "bottleneck"]
   neck_features: int | None
+  stochastic_depth: Annotated[float, FRACTION] = 0.0
 
   def setup(self):
     activation, kernel_init = FAMILIES[self.family]
@@ -67,7 +71,7 @@ class ResNetClassifier(Classifier):
     self.head = self.make(Head, self.num_classes, head_features, self.dropout)
 
   def maps(self, images, train, positions):
-    stages = self.backbone(images, train)
+    stages = self.backbone(images, train, positions)
     maps = {f"stage{i + 1}": stage for i, stage in enumerate(stages)}
     if self.neck_features is None:
       return maps, stages[-1]

@@ -139,6 +139,19 @@ def choose_last(scores, k, key):
   return np.broadcast_to(np.arange(tokens - k, tokens), (*scores.shape[:-1], k))
 
 
+def test_the_rule_that_weights_were_trained_with_is_used():
+  weights = small_weights(selection="spread", top_k=2)
+  assert Classifier.from_weights(weights).network.selection == "spread"
+  assert Classifier.from_weights(weights, selection="norm").network.selection == "norm"
+
+
+def test_no_file_of_weights_chooses_what_is_imported():
+  weights = small_weights(selection="os:system")
+  with pytest.raises(ValueError, match=r"the rule os:system.*give it with --selection"):
+    Classifier.from_weights(weights, top_k=2)
+  assert Classifier.from_weights(weights, top_k=0).network.selection == "top_k"
+
+
 def explained(classifier):
   return quick_jit(classifier.explain)(classifier.variables, small_images(2))
 

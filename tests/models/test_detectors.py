@@ -98,7 +98,7 @@ def test_sides_that_are_no_multiples_of_32_are_refused(name, size):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_detector_has_neither_stem_nor_dropout(name):
-  for option in ("stem", "dropout"):
+  for option in ("stem", "dropout", "stochastic_depth"):
     with pytest.raises(ValueError, match=rf"option '{option}' of model {name} is unknown"):
       pst_jax.create_model(name, **{option: 0.5})
 

@@ -25,6 +25,7 @@ from support.random_variables import random_variables
 
 import pst_jax
 from pst_jax import ops
+from pst_jax.layers.dropping import drop
 
 
 def has_pst(name):
@@ -262,6 +263,30 @@ def test_dropout_is_decided_by_its_key_and_only_in_training():
   np.testing.assert_array_equal(
     logits_of(model, variables, images), logits_of(without, variables, images)
   )
+
+
+def trained(model, variables, images, **options):
+  rngs = {"dropout": jax.random.key(7)}
+  run = quick_jit(functools.partial(model.apply, train=True, mutable="batch_stats", **options))
+  return np.asarray(run(variables, images, rngs=rngs)[0])
+
+
+def test_stochastic_depth_leaves_blocks_out_of_examples_in_training_alone():
+  model, variables, images = small_network("resnet18")
+  deep = model.clone(stochastic_depth=0.9)
+  assert not np.array_equal(trained(deep, variables, images), trained(model, variables, images))
+  assert np.array_equal(trained(deep, variables, images), trained(deep, variables, images))
+  np.testing.assert_array_equal(
+    logits_of(deep, variables, images), logits_of(model, variables, images)
+  )
+
+
+def test_what_is_left_out_of_an_example_depends_on_its_position_alone():
+  x, key = np.ones((6, 2, 2, 1), np.float32), jax.random.key(3)
+  whole = drop(x, 0.5, key, whole=True)
+  assert {float(each) for each in whole[:, 0, 0, 0]} == {0.0, 2.0}
+  assert (np.ptp(whole, axis=(1, 2, 3)) == 0).all()
+  np.testing.assert_array_equal(drop(x[2:4], 0.5, key, np.array([2, 3]), whole=True), whole[2:4])
 
 
 @pytest.mark.parametrize("name", FAMILIES)

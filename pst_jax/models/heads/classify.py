@@ -1,9 +1,7 @@
 """The head of the classifiers."""
 
-import functools
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -11,6 +9,7 @@ from jaxtyping import Array, Float
 from pst_jax.layers import ConvNorm, Layer
 from pst_jax.layers.base import Map, Positions
 from pst_jax.layers.conv_norm import pytorch_conv_init
+from pst_jax.layers.dropping import drop
 
 
 class Head(Layer):
@@ -29,17 +28,9 @@ class Head(Layer):
       x = self.make(ConvNorm, self.features, name="conv")(x, train)
     x = jnp.mean(x, axis=(1, 2), dtype=self.param_dtype)
     if train and self.dropout:
-      x = _drop(x, self.dropout, self.make_rng("dropout"), positions)
+      x = drop(x, self.dropout, self.make_rng("dropout"), positions)
     # The last layer runs in the wide type: it costs nothing and its output goes into the loss.
     linear = nn.Dense(
       self.num_classes, dtype=self.param_dtype, param_dtype=self.param_dtype, name="linear"
     )
     return linear(x)
-
-
-def _drop(x, rate, key, positions):
-  """Dropout (Srivastava et al., 2014) whose mask depends on an example's position alone."""
-  positions = jnp.arange(x.shape[0]) if positions is None else positions
-  keys = jax.vmap(functools.partial(jax.random.fold_in, key))(positions)
-  keep = jax.vmap(lambda each: jax.random.bernoulli(each, 1 - rate, x.shape[1:]))(keys)
-  return jnp.where(keep, x / (1 - rate), 0)
