@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import shallow_detector
 from support.boxes_made import random_records, record
 from support.quick_jit import OPTIONS
 from support.random_variables import random_variables
@@ -36,7 +37,7 @@ CONFIG = Config(
   evals={"coarse": EvalConfig(0), "random": EvalConfig(1, "random")},
   ema_decay=0.99,
   ema_ramp=10.0,
-  model=ModelConfig("yolo11n-pst", width=0.125, dtype="float64", batch_norm_group_size=2),
+  model=ModelConfig(shallow_detector.NAME, dtype="float64", batch_norm_group_size=2),
   data=DataConfig(image_size=64, max_boxes=24, mixup=0.3, copy_paste=0.5, threads=1),
   optim=OptimConfig(learning_rate=0.001, clip_norm=10.0, clip_epsilon=1e-6),
   suppression=SuppressionConfig(max_detections=20),
@@ -63,6 +64,7 @@ def dataset(config=CONFIG):
 def double_precision_and_quick_compilation():
   with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
     patch.setattr(pst_jax, "compiler_options", lambda platform=None: OPTIONS)
+    shallow_detector.install(patch.setitem)
     yield
 
 
@@ -240,7 +242,8 @@ def test_the_branch_of_the_classes_is_new_where_their_number_differs(tmp_path):
   variables = random_variables(network, jnp.zeros((1, 64, 64, 3), jnp.float32))
   weights = tmp_path / "three.safetensors"
   write_weights(weights, Weights(variables, Metadata("yolo11n-pst", small, "x", task="detection")))
-  config = dataclasses.replace(CONFIG, init_from=str(weights), run_dir=str(tmp_path / "run"))
+  model = dataclasses.replace(CONFIG.model, name="yolo11n-pst", width=0.125)
+  config = dataclasses.replace(CONFIG, init_from=str(weights), run_dir=str(tmp_path), model=model)
   values, report = initial_values(make_setup(config, 4, 37, jax.devices()[:1]))
   assert "params/head/box0/out/kernel" in values and "params/neck/fuse3/cv1/conv/kernel" in values
   assert not [name for name in values if "/class" in name]
