@@ -3,8 +3,10 @@
 import argparse
 import contextlib
 import errno
+import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 
@@ -57,7 +59,24 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str]) -> None
     with terminal.command_line(INTERRUPTED):
       main(arguments)
   except (UserError, OSError, KeyboardInterrupt, Stopped) as error:
-    sys.exit(report(error))
+    code = report(error)
+    if _abandoned.is_set():
+      for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+          stream.flush()
+      os._exit(code)
+    sys.exit(code)
+
+
+_abandoned = threading.Event()
+
+
+def abandon_threads() -> None:
+  """A command that ends with an error from now on does not wait for threads.
+
+  Those of a save that failed may wait for minutes for parts of it that cannot come.
+  """
+  _abandoned.set()
 
 
 def report(error: BaseException) -> int:

@@ -12,6 +12,8 @@ import os
 import sys
 import warnings
 
+from pst_jax.errors import abandon_threads
+
 _ORBAX = f"{os.sep}orbax{os.sep}"
 
 
@@ -29,8 +31,10 @@ def install() -> None:
 def after_failure() -> None:
   """Also drops Python's warnings of coroutines that a failed save or read never came to.
 
-  They are given whenever these are collected, up to the end of the process.
+  They are given whenever these are collected, up to the end of the process, which does not wait for
+  the threads of what failed.
   """
+  abandon_threads()
   warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
   atexit.unregister(_end_quietly)
   atexit.register(_end_quietly)

@@ -4,6 +4,11 @@ Each n-th write, fsync, open, read, rename or mkdir below the folder fails once,
 moves half of its bytes (see support/faults.py); C++ libraries included.
 """
 
+import os
+import pathlib
+import subprocess
+import sys
+
 import pytest
 from support import faults
 
@@ -54,6 +59,40 @@ def test_one_call_in_seven_of_a_save(library, tmp_path):
   said = {each["fault"]: each["said"] for each in results if each["said"]}
   assert said.keys() >= {"write ENOSPC", "fsync EIO", "rename EIO", "open EMFILE"}
   assert "No space left on device" in said["write ENOSPC"]
+
+
+ENDING = """
+import ctypes, os, pathlib, sys
+sys.path[:0] = ["", "tests"]
+from support.fault_scenarios import SCENARIOS
+from support.faults import FAULTS
+from pst_jax.errors import run_command
+
+def main(arguments):
+  folder, scenario = pathlib.Path(arguments[0]), SCENARIOS["save"]
+  scenario.prepare(folder)
+  kind, number, keep = FAULTS["mkdir ENOSPC"]
+  ctypes.CDLL(None).faults_arm(os.fsencode(folder), kind, 2, number, keep)
+  scenario.act(folder)
+
+run_command(main, sys.argv[1:])
+"""
+
+
+def test_a_command_whose_save_failed_waits_for_no_thread_of_it(library, tmp_path):
+  """After this one Orbax's threads would wait for minutes for a folder that is never made."""
+  done = subprocess.run(
+    [sys.executable, "-c", ENDING, str(tmp_path / "folder")],
+    cwd=pathlib.Path(__file__).parents[3],
+    env=os.environ | {"LD_PRELOAD": str(library), "JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+    timeout=100,
+    check=False,
+  )
+  assert done.returncode == 2
+  assert done.stderr.startswith("error: Saving a checkpoint in")
+  assert done.stderr.count("\n") == 1
 
 
 def test_every_third_call_of_the_start_of_a_run(library, tmp_path):
