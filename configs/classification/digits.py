@@ -3,7 +3,7 @@
 Command    python -m train configs/classification/digits.py
 Data       scikit-learn's 1,797 digits of 8x8 pixels, prepared on first use; nothing is downloaded
 Hardware   any; 2 CPU cores are enough
-Accuracy   99 % top-1 with top_k=0 and with 8 (seed 0; benchmarks/digits_seeds.py runs others)
+Accuracy   99 % top-1 with top_k=0 and with 8 (seed 0; others: research/seeds.py)
 Reproduced yes; CI runs it and wants 97 %
 """
 
