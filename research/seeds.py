@@ -9,8 +9,9 @@ import statistics
 import sys
 
 from pst_jax.errors import UserError, refuse_empty, run_command
-from pst_jax.files import check_free, write_output
+from pst_jax.files import write_output
 from pst_jax.wording import aligned
+from train.evaluation import outputs
 from train.options import make_parser
 
 DESCRIPTION = """\
@@ -47,8 +48,7 @@ def main(arguments: list[str]) -> None:
   refuse_empty(options)
   if options.seeds < 1:
     raise UserError(f"--seeds is {options.seeds}, but it must be 1 or more")
-  if options.json:
-    check_free(options.json, force=options.force)
+  outputs.check(options)
   from train.config import load_file  # late, so that --help answers at once
 
   base = _base(load_file(options.config), options)

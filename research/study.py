@@ -6,9 +6,10 @@ import sys
 
 from pst_jax.commands.source import read as read_source
 from pst_jax.errors import UserError, refuse_empty, run_command
-from pst_jax.files import check_free, write_output
+from pst_jax.files import write_output
 from pst_jax.wording import aligned
 from train.evaluate import add_arguments
+from train.evaluation import outputs
 from train.options import make_parser
 
 DESCRIPTION = """\
@@ -42,9 +43,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> None:
   options = _parser().parse_args(arguments)
   refuse_empty(options)
-  for path in (options.plot, options.json):
-    if path:
-      check_free(path, force=options.force)
+  outputs.check(options)
   for name in ("images", "rounds"):
     if getattr(options, name) < 1:
       raise UserError(f"--{name} is {getattr(options, name)}, but it must be 1 or more")
@@ -52,10 +51,8 @@ def main(arguments: list[str]) -> None:
   import jax
 
   from train.evaluation import source
-  from train.evaluation.outputs import check_plot
   from train.tasks import registry
 
-  check_plot("--plot", options.plot)
   config = source.run_config(options.source)
   weights = read_source(options.source, options)
   config = source.make_config(options, config, weights)

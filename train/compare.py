@@ -7,8 +7,9 @@ import sys
 from typing import Any, NamedTuple
 
 from pst_jax.errors import UserError, refuse_empty, run_command
-from pst_jax.files import check_free, parse_json, write_output
+from pst_jax.files import parse_json, write_output
 from pst_jax.wording import aligned
+from train.evaluation import outputs
 from train.options import make_parser
 
 DESCRIPTION = """\
@@ -50,13 +51,7 @@ def _parser():
 def main(arguments: list[str]) -> None:
   options = _parser().parse_args(arguments)
   refuse_empty(options)
-  # Late, so that --help answers at once.
-  from train.evaluation.outputs import check_plot
-
-  for path in (options.plot, options.json):
-    if path:
-      check_free(path, force=options.force)
-  check_plot("--plot", options.plot)
+  outputs.check(options)
   histories = [read(run) for run in options.runs]
   if len({each.config.task for each in histories}) > 1:
     tasks = ", ".join(f"{each.name}: {each.config.task}" for each in histories)

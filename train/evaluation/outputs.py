@@ -32,20 +32,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
-  """Raises UserError if a file that the command is to write cannot be written."""
+  """Raises UserError if a file that the command is to write cannot be written, or not drawn."""
   for name, text in OUTPUTS.items():
-    path = getattr(options, name)
+    path = getattr(options, name, None)
     if path:
       check_free(path, force=options.force)
       if text.endswith(_PLOT):
-        check_plot(_option(name), path)
+        _check_plot(_option(name), path)
 
 
-def check_plot(option: str, path: str | None) -> None:
-  """Raises UserError if a plot that was asked for cannot be drawn."""
-  if path and pathlib.Path(path).suffix.lower() not in PLOT_FORMATS:
+def _check_plot(option: str, path: str) -> None:
+  if pathlib.Path(path).suffix.lower() not in PLOT_FORMATS:
     raise UserError(f"{option} is {path}, but its ending must be {', '.join(PLOT_FORMATS)}")
-  if path and not importlib.util.find_spec("matplotlib"):
+  if not importlib.util.find_spec("matplotlib"):
     raise UserError(
       f"{option} draws with matplotlib, which is not installed: pip install matplotlib"
     )
