@@ -88,7 +88,7 @@ def test_classes_are_a_row_of_csv_each(tmp_path, dataset):
 def test_the_surest_mistakes_are_drawn(tmp_path, dataset, capsys):
   write("mistakes", tmp_path / "m.png", dataset)
   assert "(2 mistakes of 2, the surest first)" in capsys.readouterr().out
-  assert cv2.imread(str(tmp_path / "m.png")).shape[1] > 2 * 160
+  assert cv2.imread(str(tmp_path / "m.png")).shape[1] > 2 * 200
 
 
 def test_without_mistakes_nothing_is_written(tmp_path, dataset, capsys):

@@ -13,7 +13,7 @@ from train.data.drawing import draw_grid
 from train.tasks.base import save_figure
 from train.tasks.classification.answers import by_class, calibration, confusion, joined
 
-PICTURES, PICTURE_SIDE = 16, 160
+PICTURES, PICTURE_SIDE = 16, 200
 _MOST_NAMES = 40
 """Classes whose names stand on the axes of a confusion matrix, at most."""
 
