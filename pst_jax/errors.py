@@ -55,6 +55,7 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str]) -> None
   A user's mistake, and a file that cannot be read or written, become one line on stderr. Every
   other error keeps its traceback: it is a bug.
   """
+  _abandoned.clear()  # whatever went before in this process, of which it may not be the first
   try:
     with terminal.command_line(INTERRUPTED):
       main(arguments)

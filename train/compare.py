@@ -161,8 +161,9 @@ def _plot(path: str, histories: list[History], *, force: bool) -> None:
       series = history.series(f"eval/{column.metric}_{name}")
       steps, values = [step for step, _ in series], [column.scale * v for _, v in series]
       style = ("o-", "s--", "^:", "v-.")[index % 4]
-      label = f"{history.name}, {name}" if len(history.config.evals) > 1 else history.name
-      upper.plot(steps, values, style, color=colour, markersize=3, label=label)
+      (line,) = upper.plot(steps, values, style, color=colour, markersize=3)
+      several = len(history.config.evals) > 1
+      line.set_label(f"{history.name}, {name}" if several else history.name)
     series = history.series("loss")
     lower.plot([step for step, _ in series], [v for _, v in series], color=colour)
   upper.set_ylabel(column.title)

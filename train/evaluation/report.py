@@ -48,7 +48,11 @@ def details(
   task: Task, config: Config, totals: Mapping[str, Any], dataset: Dataset, *, full: bool
 ) -> list[str]:
   """What the task has to say of each evaluation, below its name where there are several."""
-  texts = {name: task.details(total, config, dataset, full=full) for name, total in totals.items()}
+  kinds = [task.details, *([task.more_details] if full else [])]
+  texts = {
+    name: "\n\n".join(filter(None, (kind(total, config, dataset) for kind in kinds)))
+    for name, total in totals.items()
+  }
   heads = {name: f"{described(config.evals[name])}:\n" if len(texts) > 1 else "" for name in texts}
   return [heads[name] + text for name, text in texts.items() if text]
 

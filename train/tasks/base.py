@@ -127,12 +127,12 @@ class Task:
     """Lines for the start of a run's log: what its figures depend on, beyond the config."""
     return []
 
-  def details(self, total: Any, config: Config, dataset: Dataset, *, full: bool = False) -> str:
-    """What `train.evaluate` prints of an evaluation above the table; empty: nothing.
+  def details(self, total: Any, config: Config, dataset: Dataset) -> str:
+    """What `train.evaluate` prints of an evaluation above the table; empty: nothing."""
+    return ""
 
-    Args:
-      full: the user asked for more than what every evaluation should say.
-    """
+  def more_details(self, total: Any, config: Config, dataset: Dataset) -> str:
+    """Likewise, what it prints with `--details` alone."""
     return ""
 
   def best(self, metrics: Mapping[str, float]) -> float:

@@ -12,6 +12,8 @@ import sys
 import pytest
 from support import faults
 
+from pst_jax.errors import UserError, abandon_threads, run_command
+
 STRIDES = {
   "save": 1,
   "save that replaces": 3,
@@ -93,6 +95,15 @@ def test_a_command_whose_save_failed_waits_for_no_thread_of_it(library, tmp_path
   assert done.returncode == 2
   assert done.stderr.startswith("error: Saving a checkpoint in")
   assert done.stderr.count("\n") == 1
+
+
+def test_what_failed_before_a_command_does_not_end_the_process_with_it():
+  def mistaken(arguments):
+    raise UserError("a mistake")
+
+  abandon_threads()
+  with pytest.raises(SystemExit):
+    run_command(mistaken, [])
 
 
 def test_every_third_call_of_the_start_of_a_run(library, tmp_path):

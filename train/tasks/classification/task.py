@@ -94,9 +94,7 @@ class Classification(Task):
     means = {name: sums[name] / sums["count"] for name in ("top1", "top5", "loss")}
     return means | {"count": sums["count"]}
 
-  def details(self, total: dict[str, Any], config: Config, dataset, *, full: bool = False) -> str:
-    if not full:
-      return ""
+  def more_details(self, total: dict[str, Any], config: Config, dataset) -> str:
     return answers.text(answers.joined(total["answers"]), reports.names_of(dataset))
 
   def best(self, metrics: dict[str, float]) -> float:

@@ -110,7 +110,7 @@ class Detection(Task):
     side = config.data.image_size
     return [f"evaluation: every image letterboxed to {side}x{side}, one fixed size"]
 
-  def details(self, total: MeanAP, config: Config, dataset, *, full: bool = False) -> str:
+  def details(self, total: MeanAP, config: Config, dataset) -> str:
     """A table of the classes, and what the figures depend on."""
     table = reports.class_table_text(total.compute(), dataset.class_names)
     return "\n".join([table, *self.remarks(config)])
