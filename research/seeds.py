@@ -49,14 +49,16 @@ def main(arguments: list[str]) -> None:
   if options.seeds < 1:
     raise UserError(f"--seeds is {options.seeds}, but it must be 1 or more")
   outputs.check(options)
-  from train.config import load_file  # late, so that --help answers at once
+  # Late, so that --help answers at once.
+  from train.config import load_file
+  from train.loop import train
+  from train.tasks import registry
 
   base = _base(load_file(options.config), options)
-  results, column = {}, None
+  column, results = registry.find(base.task).columns[0], {}
   for name in options.networks:
     for seed in range(options.seeds):
-      config = _config(base, name, seed, options)
-      metrics, column = _trained(config)
+      metrics = train(_config(base, name, seed, options)).metrics
       for evaluation, values in metrics.items():
         results.setdefault((name, evaluation), []).append(column.scale * values[column.metric])
   print(table(results, column.title, options.seeds))
@@ -101,14 +103,6 @@ def _config(base, name: str, seed: int, options):
     evals=evals,
     model=dataclasses.replace(base.model, name=network, top_k=int(trained_with or 0)),
   )
-
-
-def _trained(config) -> tuple[dict, object]:
-  """The metrics at the end of the run, and the column of the first of them."""
-  from train.loop import train
-  from train.tasks import registry
-
-  return train(config).metrics, registry.find(config.task).columns[0]
 
 
 def table(results: dict[tuple[str, str], list[float]], title: str, seeds: int) -> str:

@@ -147,12 +147,10 @@ def create_model(config: ModelConfig, num_classes: int) -> nn.Module:
     raise UserError("model.dtype is float64, which needs JAX_ENABLE_X64=1 in the environment")
   options = vars(config) | {"dtype": jnp.dtype(config.dtype)}
   options["group_size"] = options.pop("batch_norm_group_size")
-  # Not every network has these: their defaults ask for nothing.
-  known = pst_jax.models.model_options(config.name)
-  for name in ("stem", "dropout", "stochastic_depth"):
-    if name not in known and options[name] == getattr(ModelConfig, name):
-      del options[name]
-  return pst_jax.create_model(num_classes=num_classes, **options)
+  # Not every network has every option: where it has none, a default asks for nothing.
+  known = {"name", *pst_jax.models.model_options(config.name)}
+  asked = {n: v for n, v in options.items() if n in known or v != getattr(ModelConfig, n)}
+  return pst_jax.create_model(num_classes=num_classes, **asked)
 
 
 def _state(
