@@ -2,24 +2,29 @@
 
     python -m benchmarks.attention
     python -m benchmarks.attention --quick    # two repetitions each
+    python -m benchmarks.attention --sizes    # from small maps to large: what `auto` takes, why
 
 Fine map 80x80, coarse map 40x40, 4 heads of 32 channels, batch 8, float32. "naive" is the form
 with the whole queries x coarse matrix. Every row runs in a fresh process: its time is the median
 over repetitions, its memory the peak resident memory of the process minus that of a process that
 only holds the inputs, both by getrusage (XLA's own figure is not to be trusted on the CPU).
-Ratios are implementation / naive: below 1 is better.
+Ratios are implementation / naive: below 1 is better. With --sizes they are blocked / einsum, for
+inference and for the gradients.
 """
 
+import functools
 import multiprocessing
 import resource
 import statistics
 from concurrent import futures
 
-from benchmarks.common import make_parser, seconds, tune_allocator
+from benchmarks.common import make_parser, measure, seconds, tune_allocator
 
 BATCH, HEADS, DIM = 8, 4, 32
 TOP_K = 8
 BASELINE = "inputs"
+# Queries and coarse tokens.
+SIZES = [(196, 49), (400, 100), (400, 400), (784, 196), (1600, 400), (6400, 1600)]
 
 
 def cases():
@@ -49,7 +54,7 @@ def cases():
     "selection naive": naive_selection,
     "selection mean query": selection,
     "coarse naive": naive_attention,
-    **{f"coarse {name}": coarse(name) for name in ops.COARSE_IMPLEMENTATIONS},
+    **{f"coarse {name}": coarse(name) for name in ops.COARSE_IMPLEMENTATIONS if name != "pallas"},
   }
 
 
@@ -81,7 +86,7 @@ def compare(options):
     f"fine {side}x{side}, coarse {side // 2}x{side // 2}, batch {BATCH}, {HEADS} heads of {DIM}"
   )
   print(f"{'':22} {'time':>10} {'memory':>10}  time/naive  memory/naive")
-  kinds = {"selection": ["mean query"], "coarse": ["einsum", "dot_product", "blocked"]}
+  kinds = {"selection": ["mean query"], "coarse": ["auto", "einsum", "dot_product", "blocked"]}
   for kind, implementations in kinds.items():
     naive = None
     for implementation in ["naive", *implementations]:
@@ -97,16 +102,54 @@ def compare(options):
       )
 
 
+def compare_sizes(options):
+  import jax
+  import numpy as np
+
+  import pst_jax
+  from pst_jax import ops
+  from pst_jax.ops.kernels.choice import choose
+
+  def compiled(implementation, with_gradients):
+    def run(q, k, v):
+      def attend(q, k, v):
+        return ops.coarse_attention(q, k, v, implementation=implementation)
+
+      return jax.vjp(attend, q, k, v)[1](q) if with_gradients else attend(q, k, v)
+
+    return jax.jit(run, compiler_options=pst_jax.compiler_options())
+
+  def run_to_the_end(step, rows):
+    jax.block_until_ready(step(*rows))
+
+  print(f"batch {BATCH}, {HEADS} heads of {DIM}; ratios are blocked / einsum")
+  print(f"{'queries':>8} {'tokens':>7}  inference  gradients  auto")
+  rng = np.random.default_rng(0)
+  for queries, tokens in SIZES:
+    rows = [
+      jax.device_put(rng.standard_normal((BATCH, count, HEADS, DIM), np.float32))
+      for count in (queries, tokens, tokens)
+    ]
+    ratios = []
+    for with_gradients in (False, True):
+      steps = [compiled(name, with_gradients) for name in ("blocked", "einsum")]
+      runs = [functools.partial(run_to_the_end, step, rows) for step in steps]
+      ratios.append(measure(*runs, options.repeats)[2])
+    taken = choose(jax.default_backend(), queries, tokens)
+    print(f"{queries:8} {tokens:7}  {ratios[0]:9.2f}  {ratios[1]:9.2f}  {taken}", flush=True)
+
+
 def main():
   parser = make_parser(__doc__)
   parser.add_argument("--side", type=int, default=80, help="side of the fine map, an even number")
   parser.add_argument("--repeats", type=int, default=11, help="timed repetitions")
   parser.add_argument("--quick", action="store_true", help="two repetitions")
+  parser.add_argument("--sizes", action="store_true", help="compare forms at several sizes")
   options = parser.parse_args()
   if options.quick:
     options.repeats = 2
   tune_allocator()
-  compare(options)
+  (compare_sizes if options.sizes else compare)(options)
 
 
 if __name__ == "__main__":

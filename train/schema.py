@@ -23,8 +23,9 @@ class ModelConfig:
   """Coarse tokens opened by the fine branch while training; the paper trains with 0."""
   selection: str = "top_k"
   """Rule that picks these tokens: a name of pst_jax.ops.SELECTIONS, or module:function."""
-  coarse_implementation: str = "einsum"
-  """How coarse attention is computed: one of pst_jax.ops.COARSE_IMPLEMENTATIONS."""
+  coarse_implementation: str = "auto"
+  """How coarse attention is computed: one of pst_jax.ops.COARSE_IMPLEMENTATIONS; auto takes what is
+  fastest on the platform at the size of the maps."""
   width: Annotated[float, limits.WIDTH] = 1.0
   """Multiplies the channels of every layer."""
   stem: Literal["imagenet", "small"] = "imagenet"

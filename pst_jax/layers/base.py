@@ -69,7 +69,7 @@ class AttentionLayer(Layer, kw_only=True):
     coarse_implementation: one of `pst_jax.ops.COARSE_IMPLEMENTATIONS`.
   """
 
-  coarse_implementation: Annotated[str, one_of(COARSE_IMPLEMENTATIONS)] = "einsum"
+  coarse_implementation: Annotated[str, one_of(COARSE_IMPLEMENTATIONS)] = "auto"
 
 
 INHERITED = frozenset(

@@ -122,7 +122,9 @@ def _operations(jaxpr: Jaxpr, scope: Path) -> Iterator[tuple[Path, int]]:
   for eqn in jaxpr.eqns:
     here = (*scope, *str(eqn.source_info.name_stack).split("/"))
     name = eqn.primitive.name
-    inner = [list(_operations(j, here)) for j in jaxprs_in_params(eqn.params)]
+    # A kernel's body is one step of its grid; what it costs as a whole it says itself.
+    bodies = [] if name == "pallas_call" else jaxprs_in_params(eqn.params)
+    inner = [list(_operations(each, here)) for each in bodies]
     if name == "cond":
       inner = [max(inner, key=lambda branch: sum(count for _, count in branch))]
     times = eqn.params["length"] if name == "scan" else 1
@@ -143,4 +145,13 @@ def _product_flops(eqn):
   return 2 * math.prod(out) * math.prod(shape[axis] for axis in contracted)
 
 
-_FLOPS = {"conv_general_dilated": _convolution_flops, "dot_general": _product_flops}
+def _kernel_flops(eqn):
+  estimate = eqn.params["cost_estimate"]
+  return estimate.flops if estimate else 0
+
+
+_FLOPS = {
+  "conv_general_dilated": _convolution_flops,
+  "dot_general": _product_flops,
+  "pallas_call": _kernel_flops,
+}

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Bool, Float
 
+from pst_jax.ops.kernels.choice import FORMS, choose
+
 
 def accumulation_dtype(dtype):
   """float32, or `dtype` where that is wider: the type of softmax, statistics and parameters."""
@@ -39,24 +41,44 @@ def _attend_dot_product(q, k, v):
   return jax.nn.dot_product_attention(jnp.pad(q, missing), jnp.pad(k, missing), v, scale=scale)
 
 
-def _attend_blocked(q, k, v, block_size=256):
+def _attend_blocked(q, k, v, most=128):
   queries = q.shape[1]
-  blocks = -(-queries // block_size)
-  padded = jnp.pad(q, ((0, 0), (0, blocks * block_size - queries), (0, 0), (0, 0)))
+  blocks = -(-queries // most)
+  size = -(-queries // blocks)  # so that next to nothing is padded
+  padded = jnp.pad(q, ((0, 0), (0, blocks * size - queries), (0, 0), (0, 0)))
 
   # Without the checkpoint the backward pass would keep the weights of every block: N x M again.
   @jax.checkpoint
   def attend_block(block):
     return _attend(block, k, v)
 
-  out = jax.lax.map(attend_block, rearrange(padded, "b (n s) h d -> n b s h d", s=block_size))
+  out = jax.lax.map(attend_block, rearrange(padded, "b (n s) h d -> n b s h d", s=size))
   return rearrange(out, "n b s h d -> b (n s) h d")[:, :queries]
 
 
+def _attend_pallas(q, k, v):
+  # Late, as Pallas takes a while to load and few need it.
+  from pst_jax.ops.kernels.attention import attention
+
+  missing = ((0, 0), (0, 0), (0, 0), (0, v.shape[-1] - k.shape[-1]))
+  return attention(jnp.pad(q, missing), jnp.pad(k, missing), v, scale=q.shape[-1] ** -0.5)
+
+
+def _attend_auto(q, k, v):
+  forms = {
+    platform: COARSE_IMPLEMENTATIONS[choose(platform, q.shape[1], k.shape[1])] for platform in FORMS
+  }
+  if all(form is _attend for form in forms.values()):
+    return _attend(q, k, v)
+  return jax.lax.platform_dependent(q, k, v, **forms, default=_attend)
+
+
 COARSE_IMPLEMENTATIONS = {
+  "auto": _attend_auto,
   "einsum": _attend,
   "dot_product": _attend_dot_product,
   "blocked": _attend_blocked,
+  "pallas": _attend_pallas,
 }
 
 
@@ -65,18 +87,20 @@ def coarse_attention(
   k: Float[Array, "batch coarse heads dim"],
   v: Float[Array, "batch coarse heads value_dim"],
   *,
-  implementation: str = "einsum",
+  implementation: str = "auto",
 ) -> Float[Array, "batch queries heads value_dim"]:
   """softmax(q k^T / sqrt(dim)) v: every fine query attends to every coarse token.
 
   Args:
     v: values, not narrower than the keys.
-    implementation: `einsum` builds the queries x coarse matrix; `dot_product` calls
-      `jax.nn.dot_product_attention`; `blocked` takes 256 queries at a time, in the backward pass
-      too, so that memory is O(block x coarse): for detection-size maps.
+    implementation: `auto` takes what was measured to be fastest for the sizes on the platform that
+      the program is compiled for, see `pst_jax.ops.kernels.choice`; `einsum` builds the queries x
+      coarse matrix; `dot_product` calls `jax.nn.dot_product_attention`; `blocked` takes some
+      queries at a time, in the backward pass too, so that memory is O(block x coarse); `pallas` is
+      a kernel for TPUs, see `pst_jax.ops.kernels.attention`; elsewhere it runs interpreted.
 
   Raises:
-    ValueError: for an unknown implementation.
+    ValueError: for an unknown implementation, or sizes that `pallas` does not take.
   """
   if implementation not in COARSE_IMPLEMENTATIONS:
     raise ValueError(

@@ -135,7 +135,7 @@ def test_ones_own_selection_decides_which_tokens_are_opened():
   assert difference(apply(module, variables, *maps), expected) <= 1e-5
 
 
-@pytest.mark.parametrize("implementation", ["dot_product", "blocked"])
+@pytest.mark.parametrize("implementation", ["einsum", "dot_product", "blocked", "pallas"])
 def test_coarse_implementations_give_the_same_map(implementation):
   maps, module = two_levels(), PST(features=64, top_k=3)
   variables = random_variables(module, *maps)

@@ -111,7 +111,7 @@ def test_top_k_changes_no_variable(name):
   assert variables(0) == variables(4)
 
 
-@pytest.mark.parametrize("implementation", ["dot_product", "blocked"])
+@pytest.mark.parametrize("implementation", ["dot_product", "blocked", "pallas"])
 @pytest.mark.parametrize("name", ["yolo11n-pst", "yolo11n"])
 def test_every_coarse_implementation_gives_the_same_maps(name, implementation):
   model, variables, images = small_detector(name)

@@ -63,7 +63,7 @@ def test_coarse_attention_is_softmax_attention(implementation, queries):
   np.testing.assert_allclose(out, naive_coarse_attention(q, k, v), atol=2e-6)
 
 
-@pytest.mark.parametrize("implementation", ["dot_product", "blocked"])
+@pytest.mark.parametrize("implementation", ["auto", "dot_product", "blocked"])
 def test_coarse_implementations_have_equal_gradients(implementation):
   for actual, expected in zip(
     gradients(coarse_attention(implementation), *coarse_inputs()),
@@ -108,7 +108,7 @@ def test_coarse_attention_under_vmap(implementation):
 
 
 def test_an_unknown_implementation_lists_the_known_ones():
-  with pytest.raises(ValueError, match=r"'flash' is unknown.*einsum, dot_product, blocked"):
+  with pytest.raises(ValueError, match=r"'flash' is unknown.*auto, einsum, .*, pallas"):
     ops.coarse_attention(*coarse_inputs(), implementation="flash")
 
 
