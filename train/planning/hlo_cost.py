@@ -49,6 +49,7 @@ class Operation:
   cycles: int  # the compiler's estimate; 0: it gives none, as for copies and collectives
   collectives: tuple[Collective, ...]  # fusions may hold some
   count: int = 1  # times that it runs in one run of the module
+  is_kernel: bool = False  # custom, such as one of Pallas: FLOPs are what it says of itself
 
   @property
   def hbm_bytes(self) -> int:
@@ -65,6 +66,10 @@ class Program:
   def total(self, field: str) -> int:
     """The sum over all operations of one of their numbers, such as "hbm_bytes"."""
     return sum(getattr(each, field) * each.count for each in self.operations)
+
+  @property
+  def kernels(self) -> list[Operation]:
+    return [each for each in self.operations if each.is_kernel]
 
   @property
   def collectives(self) -> list[tuple[Collective, int]]:
@@ -112,6 +117,7 @@ def _operations(instruction: Instruction, unknown_loops: list[str]) -> list[Oper
     hbm_written=written,
     cycles=int(instruction.note("window_config", "estimated_cycles") or 0),
     collectives=tuple(_collectives(instruction)),
+    is_kernel=bool(instruction.note("custom_call_config", "cost_estimate")),
   )
   return [operation]
 

@@ -41,6 +41,8 @@ def as_dict(step: CompiledStep, topology: Slice) -> dict:
     "hbm_bytes_read_per_device": program.total("hbm_read"),
     "hbm_bytes_written_per_device": program.total("hbm_written"),
     "compiler_cycles": program.total("cycles"),
+    "kernels": sum(each.count for each in program.kernels),
+    "kernel_flops_per_device": sum(each.matrix_flops * each.count for each in program.kernels),
     "unknown_loops": list(program.unknown_loops),
     "collectives": _collectives(step, topology),
     "roofline_seconds": dataclasses.asdict(times) | {"least": times.least},
@@ -116,9 +118,14 @@ def _work(plan, unit) -> str:
     f"  warning: how often the loop {name} turns is unknown; it is counted once"
     for name in plan["unknown_loops"]
   ]
+  kernels = [
+    f"  custom kernels            {plan['kernels']:,} a step, "
+    f"{_tera(plan['kernel_flops_per_device'])}FLOP of these by their own estimates"
+  ]
   lines = [
     f"WORK of a {unit} in one step, counted in the compiler's program",
     f"  convolutions and matmuls  {_tera(plan['matrix_flops_per_device'])}FLOP",
+    *(kernels if plan["kernels"] else ()),
     f"  HBM traffic               {_gb(read + written)} ({_gb(read)} read, {_gb(written)} written)",
     *(collectives or ["  collectives               none"]),
     *warnings,
@@ -141,6 +148,8 @@ def _times(plan, topology: Slice, unit) -> str:
   guess = f"{cycles / 1e6:,.1f} M cycles"
   if chip.clock:
     guess = f"{_ms(cycles / chip.clock)} ({guess} at {chip.clock / 1e9:g} GHz)"
+  if plan["kernels"]:
+    guess += ", without the kernels"
   lines = [
     f"TIME of one step: estimates, the work at the peaks of the {unit} ({chip.source})",
     *limits,

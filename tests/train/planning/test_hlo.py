@@ -48,6 +48,7 @@ def test_a_custom_kernel_with_notes_of_several_lines_is_read_and_not_free():
   moved = 2 * 4 * 512 * 128 * 2
   assert (kernel.hbm_read, kernel.hbm_written, kernel.matrix_flops) == (moved, moved, 1_000_000)
   assert kernel.source == "jit(f)/pallas_call"
+  assert program.kernels == [kernel]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The plan as text and figures."""
 
+import dataclasses
+
 import pytest
 from support.programs import ALL_REDUCE, FITTING, operation, program, step
 
@@ -41,6 +43,17 @@ def test_collectives_are_counted_by_kind_with_their_bytes(fitting):
     2,
     200_000_000,
   )
+
+
+def test_kernels_are_counted_apart_as_the_compiler_guesses_nothing_for_them(fitting):
+  kernel = dataclasses.replace(operation("kernel", flops=2e12, count=3), is_kernel=True)
+  with_kernel = step(program(operation(flops=1e12), kernel), FITTING)
+  assert report.as_dict(with_kernel, V5E)["matrix_flops_per_device"] == 7e12
+  assert report.as_dict(with_kernel, V5E)["kernel_flops_per_device"] == 6e12
+  text = report.text(with_kernel, V5E)
+  assert "custom kernels            3 a step, 6.00 TFLOP of these" in text
+  assert "without the kernels" in text
+  assert "kernel" not in report.text(fitting, V5E)
 
 
 def test_the_text_says_what_is_the_compilers_and_what_an_estimate(fitting):
