@@ -4,13 +4,20 @@ import functools
 
 import jax
 
-# Leaves YNNPACK the reductions (BatchNorm's sums), where it is fast, and takes convolutions and
-# products from it, back to Eigen (jaxlib 0.10.2).
-_MEASURED = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}}
+_MEASURED = {
+  "cpu": {
+    # Leaves YNNPACK the reductions (BatchNorm's sums), where it is fast, and takes convolutions and
+    # products from it, back to Eigen (jaxlib 0.10.2).
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
+    # Convolutions by oneDNN (jaxlib 0.12; 0.10 takes the options and does nothing).
+    "xla_cpu_use_onednn": True,
+    "xla_cpu_experimental_onednn_custom_call": True,
+  }
+}
 
 
 @functools.cache
-def compiler_options(platform: str | None = None) -> dict[str, str]:
+def compiler_options(platform: str | None = None) -> dict[str, str | bool]:
   """Options for a platform (None: the default backend's); {} where none is known to help.
 
   Options that the installed jaxlib does not know are left out.
