@@ -69,3 +69,15 @@ ENTRY %main (q: bf16[2,4,512,128]) -> bf16[2,4,512,128] {
 }}, metadata={op_name="jit(f)/pallas_call" stack_frame_id=4}
 }
 """
+
+# A prefetch into VMEM that is started early; its result is read when it is done.
+PREFETCH = """\
+HloModule jit_g, is_scheduled=true
+
+ENTRY %main (p: f32[512,128]) -> f32[512,128] {
+  %p = f32[512,128]{1,0:T(8,128)} parameter(0)
+  %copy-start = (f32[512,128]{1,0:T(8,128)S(1)}, f32[512,128]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%p)
+  %copy-done = f32[512,128]{1,0:T(8,128)S(1)} copy-done(%copy-start)
+  ROOT %twice = f32[512,128]{1,0:T(8,128)} add(%copy-done, %copy-done)
+}
+"""

@@ -49,6 +49,8 @@ class Operation:
   cycles: int  # the compiler's estimate; 0: it gives none, as for copies and collectives
   collectives: tuple[Collective, ...]  # fusions may hold some
   count: int = 1  # times that it runs in one run of the module
+  # Copies between HBM and the chip that are started early, so that they run beside other operations.
+  overlaps: bool = False
   is_kernel: bool = False  # custom, such as one of Pallas: FLOPs are what it says of itself
 
   @property
@@ -107,7 +109,8 @@ def _operations(instruction: Instruction, unknown_loops: list[str]) -> list[Oper
     branches = called("branch_computations", "true_computation", "false_computation")
     return max(branches, key=lambda each: Program(tuple(each), ()).total("hbm_bytes"))
   if opcode in ("call", "async-start"):
-    return list(itertools.chain(*called("to_apply", "calls")))
+    inner = itertools.chain(*called("to_apply", "calls"))
+    return [dataclasses.replace(each, overlaps=opcode != "call") for each in inner]
   read, written = traffic(instruction)
   operation = Operation(
     name=instruction.name,
@@ -117,6 +120,7 @@ def _operations(instruction: Instruction, unknown_loops: list[str]) -> list[Oper
     hbm_written=written,
     cycles=int(instruction.note("window_config", "estimated_cycles") or 0),
     collectives=tuple(_collectives(instruction)),
+    overlaps=opcode.endswith("-start") and opcode.removesuffix("-start") not in COLLECTIVES,
     is_kernel=bool(instruction.note("custom_call_config", "cost_estimate")),
   )
   return [operation]

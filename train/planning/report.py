@@ -153,7 +153,7 @@ def _times(plan, topology: Slice, unit) -> str:
   lines = [
     f"TIME of one step: estimates, the work at the peaks of the {unit} ({chip.source})",
     *limits,
-    f"  one by one    {_ms(times['one_by_one']):>9}  if no operation overlaps with another",
+    f"  one by one    {_ms(times['one_by_one']):>9}  if none but early copies overlap",
     f"  at most {plan['most_images_per_second_per_chip']:,.0f} images/s a chip, "
     f"{plan['most_images_per_second']:,.0f} on the slice",
     f"  {plan['epochs']:g} epochs = {plan['steps']:,} steps: at least "

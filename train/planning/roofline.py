@@ -19,7 +19,7 @@ class Roofline:
   memory: float  # the HBM traffic at the peak bandwidth
   interconnect: float  # the collectives: latency of the hops and the bytes over all links
   # Every operation at its own limit, one after the other: nothing overlaps but compute and memory
-  # within an operation.
+  # within an operation, and copies that are started early, which count in `memory` alone.
   one_by_one: float
 
   @property
@@ -35,7 +35,9 @@ def roofline(program: Program, topology: Slice) -> Roofline:
   interconnect = sum(
     collective_seconds(each, topology) * count for each, count in program.collectives
   )
-  each_alone = sum(operation_seconds(each, topology) for each in program.operations)
+  each_alone = sum(
+    operation_seconds(each, topology) for each in program.operations if not each.overlaps
+  )
   return Roofline(
     compute=program.total("matrix_flops") / topology.chip.flops_per_device,
     memory=program.total("hbm_bytes") / topology.chip.bandwidth_per_device,

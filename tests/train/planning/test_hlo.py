@@ -51,6 +51,12 @@ def test_a_custom_kernel_with_notes_of_several_lines_is_read_and_not_free():
   assert program.kernels == [kernel]
 
 
+def test_a_copy_that_is_started_early_is_traffic_that_overlaps():
+  copy, add = read_program(parse(hlo_texts.PREFETCH)).operations
+  assert (copy.hbm_bytes, copy.overlaps) == (4 * 512 * 128, True)
+  assert (add.hbm_bytes, add.overlaps) == (4 * 512 * 128, False)
+
+
 @pytest.mark.parametrize(
   ("text", "message"),
   [

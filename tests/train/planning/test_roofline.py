@@ -1,5 +1,7 @@
 """Least times from work and peaks, by hand."""
 
+import dataclasses
+
 import pytest
 from support.programs import ALL_REDUCE, operation, program
 
@@ -29,6 +31,13 @@ def test_one_by_one_adds_the_longer_time_of_each_operation():
   times = roofline(work, V5E)
   assert times.least == pytest.approx(1e-3)
   assert times.one_by_one == pytest.approx(2e-3)
+
+
+def test_early_copies_are_in_the_total_of_the_memory_alone():
+  copy = dataclasses.replace(operation(read=819e6), overlaps=True)
+  times = roofline(program(operation(flops=1, read=819e6), copy), V5E)
+  assert times.memory == pytest.approx(2e-3)
+  assert times.one_by_one == pytest.approx(1e-3)
 
 
 def test_an_all_reduce_crosses_the_links_twice():
