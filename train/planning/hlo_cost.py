@@ -49,7 +49,7 @@ class Operation:
   cycles: int  # the compiler's estimate; 0: it gives none, as for copies and collectives
   collectives: tuple[Collective, ...]  # fusions may hold some
   count: int = 1  # times that it runs in one run of the module
-  # Copies between HBM and the chip that are started early, so that they run beside other operations.
+  # A copy between HBM and the chip that is started early, so that others run beside it.
   overlaps: bool = False
   is_kernel: bool = False  # custom, such as one of Pallas: FLOPs are what it says of itself
 
