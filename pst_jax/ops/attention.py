@@ -65,6 +65,9 @@ def _attend_pallas(q, k, v):
 
 
 def _attend_auto(q, k, v):
+  if not isinstance(q.shape[0], int):
+    # An exported program is for any batch and several platforms at once, which no kernel can be.
+    return COARSE_IMPLEMENTATIONS[choose("cpu", q.shape[1], k.shape[1])](q, k, v)
   forms = {
     platform: COARSE_IMPLEMENTATIONS[choose(platform, q.shape[1], k.shape[1])] for platform in FORMS
   }

@@ -129,6 +129,22 @@ def test_auto_is_the_form_of_the_platform_that_is_compiled_for():
   assert "tpu_custom_call" not in lowered.lower(lowering_platforms=("cpu",)).as_text()
 
 
+def test_auto_is_exported_for_any_batch_and_several_platforms():
+  (batch,) = jax.export.symbolic_shape("batch")
+  rows = [jax.ShapeDtypeStruct((batch, n, 2, 32), jnp.float32) for n in (900, 400, 400)]
+  platforms = ("cpu", "cuda", "tpu")
+  exported = jax.export.export(jax.jit(ops.coarse_attention), platforms=platforms)(*rows)
+  q, k, v, _ = inputs(3, 900, 400, 2, 32, dtype=np.float32)
+  np.testing.assert_allclose(exported.call(q, k, v), einsum(q, k, v), atol=1e-5)
+
+
+def test_pallas_says_that_it_cannot_be_exported_for_any_batch():
+  (batch,) = jax.export.symbolic_shape("batch")
+  rows = [jax.ShapeDtypeStruct((batch, 9, 2, 32), jnp.float32)] * 3
+  with pytest.raises(ValueError, match="symbolic batch: choose the implementation auto"):
+    jax.export.export(jax.jit(pallas))(*rows)
+
+
 @pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
 def test_no_program_for_a_chip_has_an_array_of_queries_times_tokens(topology):
   pytest.importorskip("libtpu", reason="needs the TPU compiler (pip install libtpu)")

@@ -40,7 +40,7 @@ def attention(
   Scores, softmax and sums are float32 or wider whatever the inputs are.
 
   Raises:
-    ValueError: heads wider than 128, or more coarse tokens than VMEM holds.
+    ValueError: heads wider than 128, more coarse tokens than VMEM holds, or a symbolic batch.
   """
   batch, queries, heads, dim = q.shape
   tokens = k.shape[1]
@@ -49,6 +49,8 @@ def attention(
       f"{tokens} tokens of heads that are {dim} wide are too many for the kernels, which take "
       f"{MATRIX_BYTES // (4 * LANES)} of {LANES} at most: choose the implementation blocked"
     )
+  if not isinstance(batch, int):
+    raise ValueError("the kernels take no symbolic batch: choose the implementation auto")
   shape = _Shape(queries, tokens, dim, scale)
   rows = (_lay_out(q, shape.width, shape.block), *(_lay_out(x, shape.width, LANES) for x in (k, v)))
   out = _attention(*rows, shape)[:, :queries, : heads * shape.width]
