@@ -100,7 +100,8 @@ def coarse_attention(
       the program is compiled for, see `pst_jax.ops.kernels.choice`; `einsum` builds the queries x
       coarse matrix; `dot_product` calls `jax.nn.dot_product_attention`; `blocked` takes some
       queries at a time, in the backward pass too, so that memory is O(block x coarse); `pallas` is
-      a kernel for TPUs, see `pst_jax.ops.kernels.attention`; elsewhere it runs interpreted.
+      a kernel for TPUs, see `pst_jax.ops.kernels.attention`; elsewhere it runs interpreted. It has
+      first derivatives in reverse mode alone, and so has `auto` for large maps: `blocked` has all.
 
   Raises:
     ValueError: for an unknown implementation, or sizes that `pallas` does not take.
