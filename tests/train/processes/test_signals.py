@@ -136,19 +136,20 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_suspended_process_ends_the_other_with_a_sentence_and_stacks(tmp_path):
-  # Without a step for 30 s; while starting and compiling for 120.
-  options = f"{OPTIONS} --epochs 4000 --run-dir {tmp_path}/run --stall-minutes 0.5"
+  # Without a step for 15 s, while starting and compiling for 60: well before JAX's heartbeat, whose
+  # end of 60 s is an abort.
+  options = f"{OPTIONS} --epochs 4000 --run-dir {tmp_path}/run --stall-minutes 0.25"
   with start(options, tmp_path / "cache", 2) as run:
     run.wait_for_step(tmp_path / "run", 3)
     run.signal(1, signal.SIGSTOP)
     first = run.processes[0]
     _, err = first.communicate(timeout=180)
-    assert first.returncode == 1
+    assert first.returncode == 1, err
     run.signal(1, signal.SIGCONT)
     ends = run.processes[1].communicate(timeout=180)
     assert run.processes[1].returncode == 1
-  assert err.count("error: no progress for 0.5 minutes while") == 1
+  assert err.count("error: no progress for 0.25 minutes while") == 1
   assert "Traceback" not in err
-  assert "error: process 0 of 2 stopped: no progress for 0.5 minutes" in ends[1]
+  assert "error: process 0 of 2 stopped: no progress for 0.25 minutes" in ends[1]
   for index in range(2):
     assert "most recent call first" in (tmp_path / "run" / f"stacks-{index}.txt").read_text()
