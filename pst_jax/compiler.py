@@ -5,8 +5,7 @@ import functools
 import jax
 
 # Not here, although they save a tenth with jaxlib 0.12: xla_cpu_use_onednn together with
-# xla_cpu_experimental_onednn_custom_call, which give wrong gradients of a depthwise convolution
-# (tests/layers/test_pst.py fails with them).
+# xla_cpu_experimental_onednn_custom_call, which give wrong gradients (tests/layers/test_pst.py).
 _MEASURED = {
   "cpu": {
     # Leaves YNNPACK the reductions (BatchNorm's sums), where it is fast, and takes convolutions and
