@@ -110,7 +110,8 @@ def _operations(instruction: Instruction, unknown_loops: list[str]) -> list[Oper
     return max(branches, key=lambda each: Program(tuple(each), ()).total("hbm_bytes"))
   if opcode in ("call", "async-start"):
     inner = itertools.chain(*called("to_apply", "calls"))
-    return [dataclasses.replace(each, overlaps=opcode != "call") for each in inner]
+    starts = opcode == "async-start"
+    return [dataclasses.replace(each, overlaps=each.overlaps or starts) for each in inner]
   read, written = traffic(instruction)
   operation = Operation(
     name=instruction.name,

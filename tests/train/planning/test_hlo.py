@@ -51,6 +51,16 @@ def test_a_custom_kernel_with_notes_of_several_lines_is_read_and_not_free():
   assert program.kernels == [kernel]
 
 
+def test_a_copy_that_is_started_early_inside_a_call_overlaps_too():
+  called = hlo_texts.PREFETCH.replace("ENTRY %main", "%inner") + """
+ENTRY %main (p: f32[512,128]) -> f32[512,128] {
+  %p = f32[512,128]{1,0:T(8,128)} parameter(0)
+  ROOT %all = f32[512,128]{1,0:T(8,128)} call(%p), to_apply=%inner
+}
+"""
+  assert [each.overlaps for each in read_program(parse(called)).operations] == [True, False]
+
+
 def test_a_copy_that_is_started_early_is_traffic_that_overlaps():
   copy, add = read_program(parse(hlo_texts.PREFETCH)).operations
   assert (copy.hbm_bytes, copy.overlaps) == (4 * 512 * 128, True)
