@@ -91,7 +91,7 @@ def measure(form: str, options, folder: str) -> tuple[float, float, float]:
     return out, pull(d_out)
 
   rows = [array(options.queries), array(options.tokens), array(options.tokens)]
-  step = forward if options.forward else functools.partial(both)
+  step = forward if options.forward else both
   inputs = rows if options.forward else [rows[0], *rows]
   compiled = jax.jit(step).lower(*inputs).compile()
   program = read_program(parse(compiled.as_text()))

@@ -35,10 +35,13 @@ def _attend(q, k, v):
 
 
 def _attend_dot_product(q, k, v):
-  # JAX wants keys as wide as values; zeros change no product.
+  return _with_keys_as_wide_as_values(jax.nn.dot_product_attention, q, k, v)
+
+
+def _with_keys_as_wide_as_values(attend, q, k, v):
+  # Some forms want it so; zeros change no product.
   missing = ((0, 0), (0, 0), (0, 0), (0, v.shape[-1] - k.shape[-1]))
-  scale = q.shape[-1] ** -0.5
-  return jax.nn.dot_product_attention(jnp.pad(q, missing), jnp.pad(k, missing), v, scale=scale)
+  return attend(jnp.pad(q, missing), jnp.pad(k, missing), v, scale=q.shape[-1] ** -0.5)
 
 
 def _attend_blocked(q, k, v, most=128):
@@ -60,8 +63,7 @@ def _attend_pallas(q, k, v):
   # Late, as Pallas takes a while to load and few need it.
   from pst_jax.ops.kernels.attention import attention
 
-  missing = ((0, 0), (0, 0), (0, 0), (0, v.shape[-1] - k.shape[-1]))
-  return attention(jnp.pad(q, missing), jnp.pad(k, missing), v, scale=q.shape[-1] ** -0.5)
+  return _with_keys_as_wide_as_values(attention, q, k, v)
 
 
 def _attend_auto(q, k, v):

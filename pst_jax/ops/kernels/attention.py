@@ -19,12 +19,14 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
+from pst_jax.ops.kernels.choice import MOST_TOKENS
+
 LANES = 128
 # Cycles by the compiler for v5e, `python -m benchmarks.tpu_attention`: 128 queries take 9 % more
 # forward, 512 are as good; chunks of 512 and 256 tokens take 3 and 7 % more backward.
 BLOCK, CHUNK = 256, 1024
 # Of the queries x tokens matrix of a block; a v4 gives a kernel 16 MiB of VMEM for everything.
-MATRIX_BYTES = 4 * 2**20
+MATRIX_BYTES = 4 * LANES * MOST_TOKENS
 # What tokens that only pad score.
 _NOTHING = -1e30
 
@@ -44,10 +46,10 @@ def attention(
   """
   batch, queries, heads, dim = q.shape
   tokens = k.shape[1]
-  if dim > LANES or 4 * LANES * tokens > MATRIX_BYTES:
+  if dim > LANES or tokens > MOST_TOKENS:
     raise ValueError(
       f"{tokens} tokens of heads that are {dim} wide are too many for the kernels, which take "
-      f"{MATRIX_BYTES // (4 * LANES)} of {LANES} at most: choose the implementation blocked"
+      f"{MOST_TOKENS} of {LANES} at most: choose the implementation blocked"
     )
   if not isinstance(batch, int):
     raise ValueError("the kernels take no symbolic batch: choose the implementation auto")

@@ -7,8 +7,9 @@ FORMS = {
   "cpu": ((2**15, "einsum"), (float("inf"), "blocked")),
   "tpu": ((2**18, "einsum"), (float("inf"), "pallas")),
 }
-# Coarse tokens beyond which a form does not work, and what stands in.
-LIMITS = {"pallas": (8192, "blocked")}
+# Coarse tokens that the kernels hold in VMEM, at most; beyond, blocks stand in.
+MOST_TOKENS = 8192
+LIMITS = {"pallas": (MOST_TOKENS, "blocked")}
 
 
 def choose(platform: str, queries: int, tokens: int) -> str:
