@@ -52,12 +52,15 @@ def test_a_custom_kernel_with_notes_of_several_lines_is_read_and_not_free():
 
 
 def test_a_copy_that_is_started_early_inside_a_call_overlaps_too():
-  called = hlo_texts.PREFETCH.replace("ENTRY %main", "%inner") + """
+  called = (
+    hlo_texts.PREFETCH.replace("ENTRY %main", "%inner")
+    + """
 ENTRY %main (p: f32[512,128]) -> f32[512,128] {
   %p = f32[512,128]{1,0:T(8,128)} parameter(0)
   ROOT %all = f32[512,128]{1,0:T(8,128)} call(%p), to_apply=%inner
 }
 """
+  )
   assert [each.overlaps for each in read_program(parse(called)).operations] == [True, False]
 
 
