@@ -179,7 +179,7 @@ def _extra(run: _Run, step: int) -> dict:
     run.dataset.num_classes,
     source=pathlib.Path(config.run_dir).resolve().name,
     step=step,
-    weights="ema" if config.ema_decay > 0 else "params",
+    weights="params" if run.setup.abstract_state.ema is None else "ema",
     class_names=run.dataset.class_names,
     task=config.task,
   )

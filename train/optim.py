@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
+from optax.contrib import ScheduleFreeState
 
 from pst_jax.errors import UserError
 from train.freezing import is_trained
@@ -184,6 +185,24 @@ def _of_trained(config, optimizer):
   # Minus zero is what changes no bit of any parameter: adding zero would make a minus zero plus.
   still = optax.stateless_with_tree_map(lambda grad, _: jnp.full_like(grad, -0.0))
   return optax.partition({"trained": optimizer, "frozen": still}, labels)
+
+
+def own_average(opt_state: optax.OptState, params):
+  """The parameters to evaluate that an optimizer keeps itself; None for those that keep none.
+
+  Schedule-free optimizers (optax.contrib, arXiv 2405.15682) take gradients at y, between their
+  average x and their fast iterate z: y = b1 x + (1 - b1) z, of which x is what is evaluated.
+  """
+  nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, ScheduleFreeState))
+  for node in nodes:
+    if isinstance(node, ScheduleFreeState):
+      return jax.tree.map(
+        lambda z, y: y if isinstance(z, optax.MaskedNode) else (y - (1 - node.b1) * z) / node.b1,
+        node.z,
+        params,
+        is_leaf=lambda z: isinstance(z, optax.MaskedNode),  # of a parameter that stays
+      )
+  return None
 
 
 def ema_decay(step: Int[Array, ""], decay: float, ramp: float = 0.0) -> Float[Array, ""]:

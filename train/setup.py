@@ -17,7 +17,7 @@ from pst_jax import limits
 from pst_jax.errors import UserError
 from train import sharding
 from train.config_values import check, check_values
-from train.optim import make_optimizer, make_schedule
+from train.optim import make_optimizer, make_schedule, own_average
 from train.schema import Config, ModelConfig
 from train.state import TrainState, initial_state
 from train.step import make_eval_step, make_train_step
@@ -167,6 +167,12 @@ def _state(
     keep_ema=config.ema_decay > 0,
   )
   shapes = jax.eval_shape(create)
+  own = jax.eval_shape(own_average, shapes.opt_state, shapes.params)
+  if config.ema_decay and own is not None:
+    raise UserError(
+      f"ema_decay is {config.ema_decay}, but {config.optim.name} keeps an average of its own, which "
+      "is evaluated: set ema_decay to 0"
+    )
   shardings = sharding.state_shardings(shapes, mesh)
   abstract = jax.tree.map(
     lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),

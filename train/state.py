@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from train.optim import own_average
+
 
 class TrainState(flax.struct.PyTreeNode):
   """What training changes."""
@@ -17,7 +19,7 @@ class TrainState(flax.struct.PyTreeNode):
   params: Any  # in float32 or wider
   batch_stats: Any  # running statistics of BatchNorm
   opt_state: Any
-  ema: Any  # moving averages {"params", "batch_stats"} for evaluation; None: not kept
+  ema: Any  # averages {"params", "batch_stats"} for evaluation; None: not kept
 
   @property
   def variables(self) -> dict:
@@ -25,7 +27,7 @@ class TrainState(flax.struct.PyTreeNode):
 
   @property
   def eval_variables(self) -> dict:
-    """What evaluation uses: the moving averages where they are kept."""
+    """What evaluation uses: the averages where they are kept."""
     return self.variables if self.ema is None else self.ema
 
 
@@ -42,6 +44,7 @@ def initial_state(
   Args:
     key: of the random start.
     image_shape: height, width and channels.
+    keep_ema: keep averages although the optimizer has none of its own.
     pretrained: {"params/backbone/stem/conv/kernel": array} that take the place of random values.
   """
   # The images' batch does not matter: parameters do not depend on it.
@@ -52,6 +55,8 @@ def initial_state(
     leaves[name] = jnp.array(value, leaves[name].dtype, copy=True)
   variables = flax.traverse_util.unflatten_dict(leaves, sep="/")
   params, batch_stats = variables["params"], variables["batch_stats"]
+  opt_state = optimizer.init(params)
+  keep_ema = keep_ema or own_average(opt_state, params) is not None
   # A copy: donating a buffer that two leaves share crashes.
   ema = jax.tree.map(jnp.copy, dict(variables)) if keep_ema else None
-  return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params), ema)
+  return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, opt_state, ema)

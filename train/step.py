@@ -14,7 +14,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int
 
 from train.freezing import frozen_norms, learning_of, with_running_statistics
-from train.optim import ema_decay
+from train.optim import ema_decay, own_average
 from train.schema import Config
 from train.sharding import BATCH
 from train.state import TrainState
@@ -72,13 +72,17 @@ def make_train_step(
     # What is frozen keeps its bits: neither a sum of parts nor an average may round it.
     new = jax.tree.map(lambda old, now, moves: now if moves else old, old, new, learns)
     ema = state.ema
-    if ema is not None:
+    if (average := own_average(opt_state, params)) is not None:
+      # It has no running statistics of its own: those of the parameters beside it are near.
+      ema = {"params": average, "batch_stats": batch_stats}
+      ema = jax.tree.map(lambda old, now, moves: now if moves else old, state.ema, ema, learns)
+    elif ema is not None:
       decay = ema_decay(state.step, config.ema_decay, config.ema_ramp)
 
-      def average(mean, now, moves):
+      def moved(mean, now, moves):
         return (decay * mean + (1 - decay) * now).astype(mean.dtype) if moves else mean
 
-      ema = jax.tree.map(average, ema, new, learns)
+      ema = jax.tree.map(moved, ema, new, learns)
     metrics = {
       **means["logs"],
       "loss": means["loss"],

@@ -10,6 +10,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax.traverse_util import flatten_dict
 from support.quick_jit import OPTIONS
@@ -392,10 +393,36 @@ def test_any_number_of_devices_evaluates_a_run():
   assert setup.mesh.size == 3
 
 
+SCHEDULE_FREE = OptimConfig(name="optax.contrib:schedule_free_adamw", schedule="constant")
+
+
+def test_a_stopped_schedule_free_run_is_evaluated_and_converted_by_its_average(tmp_path):
+  config = config_in(tmp_path, ema_decay=0.0, optim=SCHEDULE_FREE)
+  with pytest.raises(Stopped):
+    loop.train(config, lambda step: step == 7)
+  state = loop.train(config).state
+  (kept,) = [s for s in state.opt_state if hasattr(s, "z")]
+  expected = optax.contrib.schedule_free_eval_params(kept, state.params)
+  assert np.any(state.params["head"]["linear"]["kernel"] != kept.z["head"]["linear"]["kernel"])
+  found = read_weights(tmp_path)
+  assert found.metadata.weights == "ema"
+  assert bits(found.variables["params"]) == bits(state.ema["params"])
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.ema["params"], expected
+  )
+  assert bits(state.ema["batch_stats"]) == bits(state.batch_stats)
+
+
+def test_a_second_average_beside_schedule_free_is_refused(tmp_path):
+  with pytest.raises(UserError, match=r"ema_decay is 0.9, but optax.contrib:schedule_free_adamw"):
+    loop.train(config_in(tmp_path, optim=SCHEDULE_FREE))
+
+
 # What learns
 
 
-def test_a_gate_that_is_trained_alone_moves_alone(trained, tmp_path):
+@pytest.mark.parametrize("name", ["sgd", SCHEDULE_FREE.name])
+def test_a_gate_that_is_trained_alone_moves_alone(trained, tmp_path, name):
   """Two leaves of the PST module; all others keep their bits, statistics and averages too."""
   coarse = {**flatten_dict(read_weights(trained.folder).variables)}
   config = config_in(
@@ -403,7 +430,8 @@ def test_a_gate_that_is_trained_alone_moves_alone(trained, tmp_path):
     init_from=str(trained.folder),
     epochs=1,
     model=dataclasses.replace(CONFIG.model, top_k=1),
-    optim=OptimConfig(learning_rate=0.5, trainable=("*/gate*",)),
+    ema_decay=0.9 if name == "sgd" else 0.0,
+    optim=OptimConfig(name=name, learning_rate=0.5, trainable=("*/gate*",)),
   )
   state = loop.train(config).state
   for found in (state.variables, state.ema):
