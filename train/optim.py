@@ -194,15 +194,17 @@ def own_average(opt_state: optax.OptState, params):
   average x and their fast iterate z: y = b1 x + (1 - b1) z, of which x is what is evaluated.
   """
   nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, ScheduleFreeState))
-  for node in nodes:
-    if isinstance(node, ScheduleFreeState):
-      return jax.tree.map(
-        lambda z, y: y if isinstance(z, optax.MaskedNode) else (y - (1 - node.b1) * z) / node.b1,
-        node.z,
-        params,
-        is_leaf=lambda z: isinstance(z, optax.MaskedNode),  # of a parameter that stays
-      )
-  return None
+  kept = next((node for node in nodes if isinstance(node, ScheduleFreeState)), None)
+  if kept is None:
+    return None
+
+  def is_still(z):
+    return isinstance(z, optax.MaskedNode)  # of a parameter that does not learn
+
+  def average(z, y):
+    return y if is_still(z) else (y - (1 - kept.b1) * z) / kept.b1
+
+  return jax.tree.map(average, kept.z, params, is_leaf=is_still)
 
 
 def ema_decay(step: Int[Array, ""], decay: float, ramp: float = 0.0) -> Float[Array, ""]:

@@ -170,8 +170,8 @@ def _state(
   own = jax.eval_shape(own_average, shapes.opt_state, shapes.params)
   if config.ema_decay and own is not None:
     raise UserError(
-      f"ema_decay is {config.ema_decay}, but {config.optim.name} keeps an average of its own, which "
-      "is evaluated: set ema_decay to 0"
+      f"ema_decay is {config.ema_decay}, but {config.optim.name} keeps an average of its own, "
+      "which is evaluated: set ema_decay to 0"
     )
   shardings = sharding.state_shardings(shapes, mesh)
   abstract = jax.tree.map(
