@@ -69,6 +69,9 @@ class DataConfig:
   """Subtracted from each channel (scale 0 to 1) on the device."""
   std: Annotated[tuple[float, float, float], STDS] = (0.229, 0.224, 0.225)
   """Divides each channel after the mean."""
+  space_to_depth: bool = False
+  """Training images go to the devices with their blocks of 2x2 pixels as 12 channels: the same
+  numbers and weights, and less memory traffic in the first convolution of a TPU."""
   threads: Annotated[int, limits.THREADS] = 8
   """Threads that read and decode in each process."""
   workers: Annotated[int, limits.WORKERS] = 0
@@ -82,6 +85,12 @@ class DataConfig:
 
   def contradiction(self) -> str | None:
     """A sentence about values that training cannot combine, if there are such."""
+    if self.space_to_depth and self.image_size % 2:
+      return (
+        f"data.image_size is {self.image_size}, but data.space_to_depth needs an even number of "
+        "pixels: choose one, or leave space_to_depth out"
+      )
+    return None
 
 
 @dataclass(frozen=True)
@@ -266,6 +275,7 @@ RESUME_MAY_CHANGE = frozenset(
     "model.coarse_implementation",
     "model.remat",
     "model.remat_policy",
+    "data.space_to_depth",
     # They change nothing.
     "run_dir",
     "profile_steps",

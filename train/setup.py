@@ -22,7 +22,7 @@ from train.schema import Config, ModelConfig
 from train.state import TrainState, initial_state
 from train.step import make_eval_step, make_train_step
 from train.tasks import registry
-from train.tasks.base import Task
+from train.tasks.base import Entry, Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ def make_setup(config: Config, num_classes: int, num_train: int, devices=None) -
     abstract_state=abstract_state,
     abstract_batch={
       name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=batch)
-      for name, (shape, dtype) in task.example(config).items()
+      for name, (shape, dtype) in _training_entries(task, config).items()
     },
     initial_state=create,
     train_step=jax.jit(
@@ -183,6 +183,20 @@ def _state(
   on_cpu = mesh.devices.flat[0].platform == "cpu"
   options = {"xla_backend_optimization_level": 0} if on_cpu else {}
   return abstract, jax.jit(create, out_shardings=shardings, compiler_options=options)
+
+
+def _training_entries(task: Task, config: Config) -> dict[str, Entry]:
+  """What an example of a training batch holds, with the image as it goes to the devices."""
+  entries = dict(task.example(config))
+  if config.data.space_to_depth:
+    if config.model.stem != "imagenet":
+      raise UserError(
+        f"data.space_to_depth is for networks that halve images at once, but model.stem is "
+        f"{config.model.stem!r}: leave one of them out"
+      )
+    (height, width, channels), dtype = entries["image"]
+    entries["image"] = Entry((height // 2, width // 2, 4 * channels), dtype)
+  return entries
 
 
 def _check_batch(config: Config, task: Task, num_train: int, num_devices: int) -> None:

@@ -84,6 +84,10 @@ def _pixels(images, data):
   """The inverse of the normalisation, to 8 bits."""
   import numpy as np
 
+  from train.data.blocks import from_blocks
+
+  if data.space_to_depth:
+    images = from_blocks(np.asarray(images))
   levels = 255 * (np.asarray(images) * np.array(data.std) + np.array(data.mean))
   return np.clip(np.round(levels), 0, 255).astype(np.uint8)
 

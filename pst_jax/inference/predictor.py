@@ -26,10 +26,11 @@ Images = UInt8[Array, "batch height width 3"]
 def normalize(
   images: Images, mean: Sequence[float], std: Sequence[float], dtype
 ) -> Float[Array, "batch height width 3"]:
-  """(images / 255 - mean) / std, computed in float32."""
+  """(images / 255 - mean) / std, computed in float32; of several pixels in the channels each."""
   wide = images.astype(jnp.promote_types(dtype, jnp.float32))
-  scale = 1 / (255 * jnp.array(std, wide.dtype))
-  return (wide * scale - jnp.array(mean, wide.dtype) / jnp.array(std, wide.dtype)).astype(dtype)
+  pixels = images.shape[-1] // 3
+  mean, std = (jnp.tile(jnp.array(each, wide.dtype), pixels) for each in (mean, std))
+  return (wide * (1 / (255 * std)) - mean / std).astype(dtype)
 
 
 def require_possible(facts: Mapping, sizes_are_possible: bool, sizes: str) -> None:

@@ -1,5 +1,6 @@
 """ConvNorm: convolution, BatchNorm, activation."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -13,6 +14,8 @@ from pst_jax.errors import UserError
 from pst_jax.layers.base import Layer, Map
 from pst_jax.layers.norm import BatchNorm
 
+IN_BLOCKS = 12
+"""Channels of an image of which each block of 2x2 pixels is one: rows first, then columns, RGB."""
 # The name of convolutions' outputs for policies of rematerialisation.
 CONVOLUTION = "convolution"
 # What torch.nn.Conv2d starts from: uniform in +-1/sqrt(fan_in).
@@ -22,20 +25,27 @@ block_init = nn.initializers.normal(0.02)
 
 
 class Conv(Layer):
-  """Convolution without bias, padded by kernel // 2 on every side."""
+  """Convolution without bias, padded by kernel // 2 on every side.
+
+  With `of_image` and stride 2, `x` may also have the blocks of 2x2 pixels of an image as channels.
+  """
 
   features: int
   kernel: int = 1
   strides: int = 1
   depthwise: bool = False
+  of_image: bool = False
   kernel_init: Callable = pytorch_conv_init
 
   @nn.compact
   def __call__(self, x: Map) -> Float[Array, "batch new_height new_width features"]:
-    groups = x.shape[-1] if self.depthwise else 1
-    shape = (self.kernel, self.kernel, x.shape[-1] // groups, self.features)
+    convolve = functools.partial(ops.conv2d, strides=self.strides)
+    channels = 1 if self.depthwise else x.shape[-1]
+    if self.of_image and self.strides == 2 and channels == IN_BLOCKS:
+      convolve, channels = ops.conv2d_of_blocks, 3
+    shape = (self.kernel, self.kernel, channels, self.features)
     kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-    out = ops.conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.strides)
+    out = convolve(x.astype(self.dtype), kernel.astype(self.dtype))
     return checkpoint_name(out, CONVOLUTION)
 
 
@@ -49,12 +59,13 @@ class ConvNorm(Layer):
   kernel: int = 1
   strides: int = 1
   depthwise: bool = False
+  of_image: bool = False
   activation: Callable | None = jax.nn.silu
   kernel_init: Callable = pytorch_conv_init
 
   @nn.compact
   def __call__(self, x: Map, train: bool) -> Float[Array, "batch new_height new_width features"]:
-    fields = (self.features, self.kernel, self.strides, self.depthwise)
+    fields = (self.features, self.kernel, self.strides, self.depthwise, self.of_image)
     x = self.make(Conv, *fields, name="conv")(x)
     norm = self._add_bias if self.folded else self.make(BatchNorm, name="bn")
     x = norm(x, train)

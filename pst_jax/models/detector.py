@@ -11,7 +11,7 @@ from pst_jax.layers import PST, ConvNorm
 from pst_jax.layers.base import Map, Positions
 from pst_jax.layers.csp import A2C2f, C3k2
 from pst_jax.layers.pst import PSTLayer
-from pst_jax.models.network import Images, Maps, Network
+from pst_jax.models.network import Images, Maps, Network, sides
 from pst_jax.ranges import ABOVE_0, FRACTION
 
 COARSEST_STRIDE = 32
@@ -105,7 +105,7 @@ class Detector(Network, kw_only=True):
     return dict(zip(("p3", "p4", "p5"), self._fused(images, train, None), strict=True))
 
   def _fused(self, images, train, positions):
-    height, width = images.shape[1:3]
+    height, width = sides(images)
     if not height or not width or height % COARSEST_STRIDE or width % COARSEST_STRIDE:
       raise UserError(
         f"images of {height}x{width} pixels were given, but a detector takes sides that are "

@@ -9,11 +9,13 @@ from jaxtyping import Array, Float
 
 from pst_jax.errors import UserError
 from pst_jax.layers.base import Map, Positions
-from pst_jax.layers.conv_norm import CONVOLUTION
+from pst_jax.layers.conv_norm import CONVOLUTION, IN_BLOCKS
 from pst_jax.layers.pst import PSTLayer
 from pst_jax.ranges import ABOVE_0, FRACTION, TRUE_OR_FALSE, WHOLE_FROM_1, one_of
 
 Images = Float[Array, "batch image_height image_width 3"]
+"""Or, where the first convolution has stride 2, [batch, height / 2, width / 2, 12]: the blocks of
+2x2 pixels as channels, as `pst_jax.ops.conv2d_of_blocks` takes them."""
 Maps = Mapping[str, Map]
 
 # One pixel of the last stage is this many pixels of the image.
@@ -33,6 +35,12 @@ def stage_class(stage: type[nn.Module], network: nn.Module) -> type[nn.Module]:
   if not network.remat:
     return stage
   return nn.remat(stage, static_argnums=(2,), policy=REMAT_POLICIES[network.remat_policy])
+
+
+def sides(images: Images) -> tuple[int, int]:
+  """Height and width in pixels, of an image in blocks too."""
+  block = 2 if images.shape[-1] == IN_BLOCKS else 1
+  return block * images.shape[1], block * images.shape[2]
 
 
 class Network(PSTLayer, kw_only=True):
@@ -97,7 +105,7 @@ class Classifier(Network, kw_only=True):
     return self._checked_maps(images, train, None)[0]
 
   def _checked_maps(self, images, train, positions):
-    height, width, least = *images.shape[1:3], STRIDE[self.stem]
+    height, width, least = *sides(images), STRIDE[self.stem]
     if min(height, width) < least:
       raise UserError(
         f"images of {height}x{width} pixels are too small for stem='{self.stem}': "

@@ -97,14 +97,15 @@ class ResNet(Layer):
   @nn.compact
   def __call__(
     self,
-    images: Float[Array, "b h w 3"],
+    images: Map,
     train: bool = False,
     positions: Positions | None = None,
   ) -> tuple[Map, ...]:
     """The output map of every stage, each half the size of the one before."""
     kernel, strides = {"imagenet": (7, 2), "small": (3, 1)}[self.stem]
     features = scale_width(STAGE_FEATURES[0], self.width)
-    stem = self.make(ConvNorm, features, kernel, strides, activation=self.activation, name="stem")
+    fields = (features, kernel, strides)
+    stem = self.make(ConvNorm, *fields, of_image=True, activation=self.activation, name="stem")
     x = stem(images, train)
     if self.stem == "imagenet":
       x = ops.max_pool(x)

@@ -23,7 +23,7 @@ class Yolo11Classifier(Classifier):
     c5 = scale_width(c5, 1.0, WHOLE_HEADS)
     early = 2 if self.stem == "imagenet" else 1
     stage = stage_class(Stage, self)
-    self.stem_conv = self.make(ConvNorm, c1, 3, early)
+    self.stem_conv = self.make(ConvNorm, c1, 3, early, of_image=True)
     self.stage1 = self.make(stage, c2, early, c3, self.size.always_c3k, 0.25)
     self.stage2 = self.make(stage, c3, 2, c4, self.size.always_c3k, 0.25)
     self.stage3 = self.make(stage, c4, 2, c4, True, 0.5)

@@ -24,7 +24,7 @@ class Yolo11Detector(Detector):
     if self.with_pst:
       c3, c4, c5 = (scale_width(c, 1.0, WHOLE_HEADS) for c in (c3, c4, c5))
     stage = stage_class(Stage, self)
-    self.stem_conv = self.make(ConvNorm, c1, 3, 2)
+    self.stem_conv = self.make(ConvNorm, c1, 3, 2, of_image=True)
     self.stage1 = self.make(stage, c2, 2, c3, self.size.always_c3k, 0.25)
     self.stage2 = self.make(stage, c3, 2, c4, self.size.always_c3k, 0.25)
     if self.with_pst:

@@ -7,7 +7,7 @@ from pst_jax.ops.attention import (
   gated_fusion,
   split_heads,
 )
-from pst_jax.ops.convolution import conv2d, max_filter, max_pool
+from pst_jax.ops.convolution import conv2d, conv2d_of_blocks, max_filter, max_pool
 from pst_jax.ops.gather import gather_and_project, gather_tokens
 from pst_jax.ops.resize import double_nearest, resize_bilinear
 from pst_jax.ops.rule_check import check_selection
@@ -41,6 +41,7 @@ __all__ = [
   "child_indices",
   "coarse_attention",
   "conv2d",
+  "conv2d_of_blocks",
   "double_nearest",
   "find_selection",
   "fine_attention",

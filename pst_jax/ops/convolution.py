@@ -34,6 +34,36 @@ def conv2d(
   return plain(x, kernel)
 
 
+def conv2d_of_blocks(
+  x: Float[Array, "batch height width four_channels"],
+  kernel: Float[Array, "side side channels features"],
+) -> Float[Array, "batch height width features"]:
+  """`conv2d` of stride 2 of an image that comes with its blocks of 2x2 pixels as channels.
+
+  The same sums in another order. A TPU computes with 128 channels at a time, whatever they hold:
+  12 of them waste less than 3.
+
+  Args:
+    x: channel 6 i + 3 j + c (of 3 channels) is channel c of row i and column j of a block.
+    kernel: of the image itself; its side is odd.
+  """
+  side, _, channels, features = kernel.shape
+  padding = side // 2
+  before = (padding + 1) // 2  # blocks that a window reaches to the left of its own
+  blocks = before + padding // 2 + 1
+  front = 2 * before - padding
+  edge = (front, 2 * blocks - side - front)
+  kernel = jnp.pad(kernel, (edge, edge, (0, 0), (0, 0)))
+  kernel = kernel.reshape(blocks, 2, blocks, 2, channels, features).transpose(0, 2, 1, 3, 4, 5)
+  return lax.conv_general_dilated(
+    x,
+    kernel.reshape(blocks, blocks, 4 * channels, features),
+    window_strides=(1, 1),
+    padding=[(before, padding // 2)] * 2,
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
+
+
 def _convolve(x, kernel, strides=1):
   padding = kernel.shape[0] // 2
   return lax.conv_general_dilated(

@@ -5,8 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pst_jax.ops import conv2d, max_pool
+from pst_jax.ops import conv2d, conv2d_of_blocks, max_pool
 from pst_jax.ops.convolution import _convolve, _reduce_window
+
+
+def to_blocks(x):
+  """Channel 6 i + 3 j + c is channel c of pixel (i, j) of a block."""
+  rows = [x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
+  return jnp.concatenate(rows, axis=-1)
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +35,16 @@ def assert_equal_results(function, reference, *arguments):
 
 def normal(*shape):
   return jnp.asarray(np.random.default_rng(0).standard_normal(shape))
+
+
+@pytest.mark.parametrize("side", [1, 3, 5, 7])
+def test_convolution_of_an_image_in_blocks(side):
+  assert_equal_results(
+    lambda x, w: conv2d_of_blocks(to_blocks(x), w),
+    lambda x, w: _convolve(x, w, 2),
+    normal(2, 12, 8, 3),
+    normal(side, side, 3, 5),
+  )
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 9)])

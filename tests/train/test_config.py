@@ -144,6 +144,7 @@ def test_what_does_not_change_the_result_may_differ():
     data__threads=3,
     data__workers=2,
     data__prefetch=5,
+    data__space_to_depth=True,
     data__on_bad_image="skip",
     checkpoint__keep_latest=7,
     checkpoint__read_back=True,
@@ -158,6 +159,7 @@ def test_every_other_field_must_stay():
   free |= {"checkpoint.read_back", "check_replicas_every"}
   free |= {"checkpoint.keep_latest", "accumulation_steps", "eval_batch_size", "fsdp"}
   free |= {"model.remat", "model.remat_policy", "model.coarse_implementation"}
+  free |= {"data.space_to_depth"}
   fields = {name for name in flatten(Config()) if not name.startswith("evals.")}
   fixed = {
     name
@@ -294,6 +296,12 @@ REFUSED = {
 def test_the_ends_of_a_range_are_allowed(name):
   for value in ALLOWED[name]:
     check(changed(**{name: value}))
+
+
+def test_images_in_blocks_need_an_even_side():
+  check(changed(data__space_to_depth=True))
+  with pytest.raises(UserError, match=r"data.image_size is 223, but data.space_to_depth needs"):
+    check(changed(data__space_to_depth=True, data__image_size=223))
 
 
 @pytest.mark.parametrize("name", REFUSED)

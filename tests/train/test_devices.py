@@ -49,11 +49,13 @@ def double_precision_and_quick_compilation():
 
 
 @functools.cache
-def trained(devices, fsdp, group_size, accumulation_steps=1):
+def trained(devices, fsdp, group_size, accumulation_steps=1, stem="small", space_to_depth=False):
   """After three steps: the setup, the data, the state and its metrics."""
-  model = dataclasses.replace(CONFIG.model, batch_norm_group_size=group_size)
+  model = dataclasses.replace(CONFIG.model, batch_norm_group_size=group_size, stem=stem)
+  size = {"small": 16, "imagenet": 32}[stem]
+  data = dataclasses.replace(CONFIG.data, image_size=size, space_to_depth=space_to_depth)
   config = dataclasses.replace(
-    CONFIG, fsdp=fsdp, model=model, accumulation_steps=accumulation_steps
+    CONFIG, fsdp=fsdp, model=model, data=data, accumulation_steps=accumulation_steps
   )
   dataset = open_dataset(config.data)
   setup = make_setup(config, dataset.num_classes, dataset.num_train, jax.devices()[:devices])
@@ -92,6 +94,11 @@ def test_eight_devices_train_to_the_state_of_one(group_size, fsdp):
 @pytest.mark.parametrize(("devices", "fsdp", "accumulation_steps"), [(1, 1, 8), (2, 2, 4)])
 def test_micro_batches_train_to_the_state_of_the_whole_batch(devices, fsdp, accumulation_steps):
   assert_same_training(trained(devices, fsdp, 2, accumulation_steps), trained(1, 1, 2))
+
+
+def test_images_in_blocks_train_to_the_state_of_images():
+  blocks = trained(8, 4, 2, stem="imagenet", space_to_depth=True)
+  assert_same_training(blocks, trained(1, 1, 2, stem="imagenet"))
 
 
 def test_fsdp_splits_parameters_and_optimizer_state():

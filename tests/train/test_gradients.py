@@ -73,6 +73,7 @@ def test_devices_meet_once_a_step_whatever_the_depth_and_the_micro_batches(progr
       {"accumulation_steps": 4, "group_size": 1, "data": DataConfig(mixup=0.1)},
       "sees 1 examples at a time, but data.mixup",
     ),
+    (1, {"data": DataConfig(space_to_depth=True)}, "model.stem is 'small'"),
   ],
 )
 def test_a_cut_that_would_change_the_result_is_refused(devices, fields, words):

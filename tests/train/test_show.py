@@ -36,6 +36,12 @@ def test_what_the_device_does_is_drawn_too(config):
   assert all("%, " in picture.caption for picture in drawn)
 
 
+def test_images_in_blocks_are_drawn_as_images(config):
+  blocks = dataclasses.replace(config, data=dataclasses.replace(config.data, space_to_depth=True))
+  plain, drawn = training_pictures(config, 4, 0), training_pictures(blocks, 4, 0)
+  assert all((one.image == two.image).all() for one, two in zip(plain, drawn, strict=True))
+
+
 def test_the_command_writes_the_grid(config, tmp_path, capsys):
   output = tmp_path / "grid.png"
   main(

@@ -15,6 +15,7 @@ import numpy as np
 
 from pst_jax.errors import UserError
 from train.data.bad_images import BadImageLog, GoodRecords, load_image, require_skip
+from train.data.blocks import to_blocks
 from train.data.sources import BadImage, Dataset
 from train.schema import DataConfig
 
@@ -46,8 +47,8 @@ def train_batches(
     first_step: the step of the first batch; 0 for a new run.
 
   Yields:
-    image: uint8 [batch_size / host_count, image_size, image_size, 3], RGB; and the other entries of
-      the task's examples, stacked likewise.
+    image: uint8 [batch_size / host_count, image_size, image_size, 3], RGB, or in blocks with
+      `config.space_to_depth`; and the other entries of the task's examples, stacked likewise.
 
   Raises:
     UserError: batch_size does not divide by host_count or exceeds the split, or seed is negative;
@@ -136,6 +137,8 @@ def _training_example(dataset: Dataset, config: DataConfig, position: int, drawn
   """The example of an index and its generator, and which damaged record was met."""
   records = GoodRecords(dataset.train, config)
   example = dataset.training_example(records, drawn[0], position, drawn[1])
+  if config.space_to_depth:
+    example["image"] = to_blocks(example["image"])
   return example | {BAD: np.int64(records.bad)}
 
 

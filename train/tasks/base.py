@@ -89,6 +89,7 @@ class Task:
 
     Called in the step, for the whole batch or any part of it: what happens to an example may depend
     on `key`, which is the step's, and on the example's `batch["position"]` in the global batch.
+    With `config.data.space_to_depth` images have 12 channels, before and after.
     """
 
   def eval_images(self, batch: dict, config: Config, dtype: Any) -> Any:

@@ -56,6 +56,16 @@ def assert_same(batches, expected):
       np.testing.assert_array_equal(got[name], wanted[name])
 
 
+def test_images_in_blocks_have_the_same_pixels(tiny_config):
+  blocks = stream(dataclasses.replace(tiny_config, space_to_depth=True), steps=1)
+  (expected,) = stream(tiny_config, steps=1)
+  image = expected["image"]
+  assert blocks[0]["image"].shape == (BATCH, image.shape[1] // 2, image.shape[2] // 2, 12)
+  for channel, (row, column, color) in enumerate(np.ndindex(2, 2, 3)):
+    pixels = image[:, row::2, column::2, color]
+    np.testing.assert_array_equal(blocks[0]["image"][..., channel], pixels)
+
+
 @pytest.mark.parametrize("host_count", [2, 4])
 def test_hosts_together_read_the_stream_of_one_host(tiny_config, host_count):
   assert_same(stream(tiny_config, host_count=host_count), stream(tiny_config))

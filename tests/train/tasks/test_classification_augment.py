@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from train.config import DataConfig
+from train.data.blocks import from_blocks, to_blocks
 from train.tasks.classification.augment import erase, mix, neighbours, prepare
 
 COUNT, HEIGHT, WIDTH = 2000, 32, 24
@@ -137,3 +138,12 @@ def test_without_augmentation_images_are_normalised_and_labels_whole():
   assert (targets.label == given["label"]).all()
   expected = (given["image"] / 255 - np.array(DataConfig.mean)) / np.array(DataConfig.std)
   np.testing.assert_allclose(images, expected, atol=1e-5)
+
+
+def test_images_in_blocks_are_augmented_as_they_are():
+  run = jax.jit(lambda batch: prepare(batch, jax.random.key(3), CONFIG, jnp.float32))
+  given = batch(64)
+  expected, targets = run(given)
+  found, others = run(given | {"image": to_blocks(given["image"])})
+  np.testing.assert_allclose(from_blocks(np.asarray(found)), expected, atol=1e-6)
+  assert (others.share == targets.share).all()

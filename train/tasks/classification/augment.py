@@ -7,6 +7,7 @@ on the same device.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,8 @@ def prepare(
   """Normalised and augmented images, and what the network is to say of them.
 
   Args:
-    batch: "image" uint8 [batch, height, width, 3], "label", and "position": each example's place in
+    batch: "image" uint8 [batch, height, width, 3], or with its blocks of 2x2 pixels as 12
+      channels, then and afterwards; "label", and "position": each example's place in
       the global batch.
     key: of the step.
   """
@@ -52,7 +54,7 @@ def erase(
   The box is drawn as torchvision does: 2 to 33 % of the area, height / width from 0.3 to 3.3, up to
   ten attempts to find one that is smaller than the image in both directions.
   """
-  height, width = images.shape[1:3]
+  height, width = _sides(images)
 
   def box(key):
     which, area, ratio, top, left = jax.random.split(key, 5)
@@ -71,7 +73,7 @@ def erase(
     left = jnp.floor(jax.random.uniform(left) * (width - columns + 1))
     return top, top + rows, left, left + columns
 
-  return jnp.where(_inside(jax.vmap(box)(keys), height, width), 0, images)
+  return jnp.where(_inside(jax.vmap(box)(keys), images), 0, images)
 
 
 def mix(
@@ -89,7 +91,7 @@ def mix(
     mixup: alpha; 0: none.
     cutmix: alpha; 0: none.
   """
-  height, width = images.shape[1:3]
+  height, width = _sides(images)
   chance_of_cutmix = 0.5 if mixup and cutmix else float(cutmix > 0)
 
   def draw(key):
@@ -107,7 +109,7 @@ def mix(
 
   cuts, box, share = jax.vmap(draw)(keys)
   others = neighbours(images)
-  cut = jnp.where(_inside(box, height, width), others, images)
+  cut = jnp.where(_inside(box, images), others, images)
   weight = share[:, None, None, None]
   blend = (weight * images + (1 - weight) * others).astype(images.dtype)
   return jnp.where(cuts[:, None, None, None], cut, blend), share
@@ -123,8 +125,20 @@ def neighbours(x: Shaped[Array, "batch *rest"]) -> Shaped[Array, "batch *rest"]:
   return x.reshape(-1, 2, *x.shape[1:])[:, ::-1].reshape(x.shape)
 
 
-def _inside(box, height: int, width: int) -> Bool[Array, "batch height width 1"]:
+def _block(images) -> int:
+  """Side of the blocks of pixels that are the channels: 1, or 2 for 12 channels."""
+  return math.isqrt(images.shape[-1] // 3)
+
+
+def _sides(images) -> tuple[int, int]:
+  return _block(images) * images.shape[1], _block(images) * images.shape[2]
+
+
+def _inside(box, images) -> Bool[Array, "batch height width channels"]:
   """Whether a pixel lies in its image's box (top, bottom, left, right), the ends not included."""
+  block, (_, height, width, channels) = _block(images), images.shape
   top, bottom, left, right = (each[:, None, None, None] for each in box)
-  row, column = jnp.arange(height)[:, None, None], jnp.arange(width)[:, None]
+  channel = jnp.arange(channels)
+  row = block * jnp.arange(height)[:, None, None] + channel // (3 * block)
+  column = block * jnp.arange(width)[:, None] + channel // 3 % block
   return (row >= top) & (row < bottom) & (column >= left) & (column < right)
