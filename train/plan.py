@@ -49,6 +49,7 @@ def main(arguments: list[str]) -> None:
   step = compile_step(config, num_classes, num_train, devices)
   print(report.text(step, topology))
   if options.operations and step.fits:
+    print(report.by_kind(step, topology) + "\n")
     print(report.heaviest(step, topology, options.operations))
   if options.json:
     content = json.dumps(report.as_dict(step, topology), indent=2) + "\n"
@@ -74,7 +75,11 @@ def _parser():
   parser.add_argument("--num-classes", type=int, help="classes, if the data are not here")
   parser.add_argument("--json", metavar="FILE", help="write all values there as well")
   parser.add_argument(
-    "--operations", type=int, default=0, metavar="N", help="list the N longest operations as well"
+    "--operations",
+    type=int,
+    default=0,
+    metavar="N",
+    help="show what the step is made of, and its N longest operations",
   )
   return parser
 

@@ -81,3 +81,22 @@ ENTRY %main (p: f32[512,128]) -> f32[512,128] {
   ROOT %twice = f32[512,128]{1,0:T(8,128)} add(%copy-done, %copy-done)
 }
 """
+
+# A 3x3 convolution of stride 1 and the gradient of its kernel, as the TPU compiler writes both.
+CONVOLUTIONS = """\
+HloModule jit_f, is_scheduled=true
+
+%fused (p0: bf16[16,56,56,64], p1: bf16[3,3,64,64]) -> bf16[16,56,56,64] {
+  %p0 = bf16[16,56,56,64]{0,3,2,1:T(8,128)(2,1)} parameter(0)
+  %p1 = bf16[3,3,64,64]{3,2,1,0:T(8,128)(2,1)} parameter(1)
+  %doubled = bf16[16,56,56,64]{0,3,2,1:T(8,128)(2,1)} add(%p0, %p0)
+  ROOT %conv = bf16[16,56,56,64]{0,3,2,1:T(8,128)(2,1)} convolution(%doubled, %p1), window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_01io->b01f
+}
+
+ENTRY %main (x: bf16[16,56,56,64], w: bf16[3,3,64,64]) -> bf16[3,3,64,64] {
+  %x = bf16[16,56,56,64]{0,3,2,1:T(8,128)(2,1)} parameter(0)
+  %w = bf16[3,3,64,64]{3,2,1,0:T(8,128)(2,1)} parameter(1)
+  %y = bf16[16,56,56,64]{0,3,2,1:T(8,128)(2,1)} fusion(%x, %w), kind=kOutput, calls=%fused, metadata={op_name="jit(f)/jvp(Net)/cv1/conv/conv_general_dilated"}
+  ROOT %dw = bf16[3,3,64,64]{3,2,1,0:T(8,128)(2,1)} convolution(%x, %y), window={size=56x56 pad=1_1x1_1}, dim_labels=f01b_i01o->01bf, metadata={op_name="jit(f)/transpose(jvp(Net))/cv1/conv/conv_general_dilated"}
+}
+"""

@@ -52,7 +52,7 @@ def double_precision_and_quick_compilation():
 def trained(devices, fsdp, group_size, accumulation_steps=1, stem="small", space_to_depth=False):
   """After three steps: the setup, the data, the state and its metrics."""
   model = dataclasses.replace(CONFIG.model, batch_norm_group_size=group_size, stem=stem)
-  size = {"small": 16, "imagenet": 32}[stem]
+  size = {"small": 16, "imagenet": 64}[stem]
   data = dataclasses.replace(CONFIG.data, image_size=size, space_to_depth=space_to_depth)
   config = dataclasses.replace(
     CONFIG, fsdp=fsdp, model=model, data=data, accumulation_steps=accumulation_steps

@@ -52,6 +52,7 @@ class Operation:
   # A copy between HBM and the chip that is started early, so that others run beside it.
   overlaps: bool = False
   is_kernel: bool = False  # custom, such as one of Pallas: FLOPs are what it says of itself
+  window: str = ""  # kernel of its largest convolution, such as 3x3; empty: it has none
 
   @property
   def hbm_bytes(self) -> int:
@@ -123,6 +124,7 @@ def _operations(instruction: Instruction, unknown_loops: list[str]) -> list[Oper
     collectives=tuple(_collectives(instruction)),
     overlaps=opcode.endswith("-start") and opcode.removesuffix("-start") not in COLLECTIVES,
     is_kernel=bool(instruction.note("custom_call_config", "cost_estimate")),
+    window=_window(instruction),
   )
   return [operation]
 
@@ -141,6 +143,28 @@ def _flops(instruction: Instruction) -> int:
     arrays = [each.arrays[0] for each in (*instruction.operands[:2], instruction)]
     return 2 * count(instruction, *(each.dims for each in arrays))
   return int(instruction.note("custom_call_config", "cost_estimate", "flops") or 0)
+
+
+def _window(instruction: Instruction) -> str:
+  """The kernel of the convolution with most work, alone or in a fusion."""
+  inside = instruction.called("calls") if instruction.opcode == "fusion" else ()
+  found = [instruction, *(each for fused in inside for each in fused.instructions)]
+  convolutions = [each for each in found if each.opcode == "convolution"]
+  if not convolutions:
+    return ""
+  largest = max(convolutions, key=_flops)
+  arrays = [each.arrays[0].dims for each in (*largest.operands[:2], largest)]
+  inputs, kernel, outputs = _labelled(largest, arrays)
+  # The gradient of a kernel is a convolution whose result is the kernel.
+  return "x".join(
+    str(min(inputs[axis], kernel[axis], outputs[axis])) for axis in map(str, range(len(inputs) - 2))
+  )
+
+
+def _labelled(convolution: Instruction, dims) -> list[dict[str, int]]:
+  """Sizes by the names of the axes, of its input, kernel and output."""
+  labels = re.split("_|->", convolution.attribute("dim_labels"))
+  return [dict(zip(*each, strict=True)) for each in zip(labels, dims, strict=True)]
 
 
 def _collectives(instruction: Instruction) -> list[Collective]:
@@ -177,10 +201,7 @@ def _dot(instruction: Instruction, left, right, out) -> int:
 
 
 def _convolution(instruction: Instruction, *dims) -> int:
-  labels = re.split("_|->", instruction.attribute("dim_labels"))
-  inputs, kernel, outputs = (
-    dict(zip(*each, strict=True)) for each in zip(labels, dims, strict=True)
-  )
+  inputs, kernel, outputs = _labelled(instruction, dims)
   groups, batch_groups = (
     int(instruction.attribute(name) or 1) for name in ("feature_group_count", "batch_group_count")
   )

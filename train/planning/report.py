@@ -4,11 +4,13 @@ import dataclasses
 import importlib.metadata
 
 from train.planning.compiling import CompiledStep
+from train.planning.kinds import kinds
 from train.planning.roofline import collective_seconds, operation_seconds, roofline
 from train.planning.topologies import Slice
 
 _UNITS = (("days", 1), ("hours", 24), ("minutes", 24 * 60), ("seconds", 24 * 60 * 60))
 _DAY = 24 * 60 * 60
+_COLUMNS = "       ms       GB   GFLOP  times"
 
 
 def as_dict(step: CompiledStep, topology: Slice) -> dict:
@@ -43,6 +45,7 @@ def as_dict(step: CompiledStep, topology: Slice) -> dict:
     "compiler_cycles": program.total("cycles"),
     "kernels": sum(each.count for each in program.kernels),
     "kernel_flops_per_device": sum(each.matrix_flops * each.count for each in program.kernels),
+    "operations_by_kind": [dataclasses.asdict(each) for each in kinds(program, topology)],
     "unknown_loops": list(program.unknown_loops),
     "collectives": _collectives(step, topology),
     "roofline_seconds": dataclasses.asdict(times) | {"least": times.least},
@@ -163,6 +166,16 @@ def _times(plan, topology: Slice, unit) -> str:
   return "\n".join(lines)
 
 
+def by_kind(step: CompiledStep, topology: Slice) -> str:
+  """What a step is made of, as a table."""
+  rows = [
+    f"  {each.seconds * 1e3:7.2f}  {each.hbm_bytes / 1e9:7.2f} {each.matrix_flops / 1e9:7.0f}  "
+    f"{each.operations:5d}  {each.kind}{each.direction and ', ' + each.direction}"
+    for each in kinds(step.program, topology)
+  ]
+  return "\n".join(["OPERATIONS by kind, each at the peaks", _COLUMNS, *rows])
+
+
 def heaviest(step: CompiledStep, topology: Slice, count: int) -> str:
   """The operations that take longest by the roofline, as a table."""
 
@@ -175,8 +188,7 @@ def heaviest(step: CompiledStep, topology: Slice, count: int) -> str:
     f"{each.matrix_flops * each.count / 1e9:7.0f}  {each.count:5d}  {each.name}  {each.source}"
     for each in operations
   ]
-  title = "OPERATIONS that take longest at the peaks"
-  return "\n".join([title, "       ms       GB   GFLOP  times", *rows])
+  return "\n".join(["OPERATIONS that take longest at the peaks", _COLUMNS, *rows])
 
 
 def _gb(count: float) -> str:

@@ -82,3 +82,10 @@ def test_the_operations_that_take_longest_come_first(fitting):
   lines = report.heaviest(fitting, V5E, 1).splitlines()
   assert len(lines) == 3
   assert lines[2].split()[-2:] == ["work", "jit(step)/work"]
+
+
+def test_a_table_says_what_the_step_is_made_of(fitting):
+  lines = report.by_kind(fitting, V5E).splitlines()
+  assert lines[2].split()[:4] == ["10.00", "8.19", "197", "1"]
+  assert lines[2].endswith("matrix products")
+  assert lines[3].endswith("collectives")
