@@ -102,12 +102,13 @@ def measure(form: str, options, folder: str) -> tuple[float, float, float]:
 
 def _kernel_cycles(folder: pathlib.Path, form: str, options) -> int:
   """Bundles of each kernel's final schedule, which has no loops, times the steps of its grid."""
-  from pst_jax.ops.kernels.attention import BLOCK
+  from pst_jax.ops.kernels.attention import query_block
 
+  block = query_block(options.queries, options.tokens)
   if form == "splash":
     steps = options.heads * options.queries // math.gcd(options.queries, SPLASH_BLOCK)
   elif form == "pallas":
-    steps = -(-options.heads * HEAD_DIM // 128) * -(-options.queries // BLOCK)
+    steps = -(-options.heads * HEAD_DIM // 128) * -(-options.queries // block)
   else:
     return 0
   bundles = 0

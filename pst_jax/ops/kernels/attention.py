@@ -75,9 +75,13 @@ class _Shape:
 
   @property
   def block(self) -> int:
-    """Queries that are worked on at once."""
-    fitting = MATRIX_BYTES // (4 * _up(self.tokens, LANES)) // LANES * LANES
-    return max(LANES, min(BLOCK, fitting, _up(self.queries, LANES)))
+    return query_block(self.queries, self.tokens)
+
+
+def query_block(queries: int, tokens: int) -> int:
+  """Queries that are worked on at once, in one step of the grid."""
+  fitting = MATRIX_BYTES // (4 * _up(tokens, LANES)) // LANES * LANES
+  return max(LANES, min(BLOCK, fitting, _up(queries, LANES)))
 
 
 def _up(size: int, multiple: int) -> int:
