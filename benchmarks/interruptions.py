@@ -26,7 +26,7 @@ from pst_jax.checkpoints.layout import read_record, saved_steps
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-CLOCK = ("_seconds", "images_per_second")
+CLOCK = ("_seconds", "images_per_second", "model_flops_utilization", "peak_bytes")
 """How the names of figures end that differ from run to run."""
 OPTIONS = """synthetic --model.name resnet18 --model.stem small --model.width 0.125
   --model.dropout 0.1 --data.image-size 8 --data.crop shift --data.max-shift 1

@@ -1,5 +1,9 @@
-"""python -m train CONFIG [overrides]: trains, or resumes, the run that a config file describes."""
+"""python -m train CONFIG [overrides]: trains, or resumes, the run that a config file describes.
 
+A run's folder in the place of CONFIG means that run, by the config that it keeps.
+"""
+
+import dataclasses
 import pathlib
 import sys
 
@@ -7,13 +11,17 @@ from pst_jax.errors import run_command
 
 USAGE = """\
 usage: python -m train CONFIG [--option value ...]
+       python -m train RUN [--option value ...]
 
 Trains the network that a config file describes. The run folder (--run-dir) keeps the resolved
-config, checkpoints and metrics; the same command again resumes from the newest checkpoint.
+config, checkpoints and metrics; the same command again resumes from the newest checkpoint, and so
+does the folder's name in the place of the config.
 
   python -m train configs/classification/digits.py               a first network, in minutes
   python -m train configs/classification/digits.py --help        every option and its value
   python -m train digits --run-dir runs/mine --optim.learning-rate 0.05
+  python -m train runs/mine                                      goes on by its own config
+  python -m train runs/mine --epochs 30                          longer (schedule constant or step)
 
 SIGTERM, Ctrl-C (twice: at once), a closed terminal or output save and stop; the same command goes
 on. Exit codes: 0 the end of the run, 128 + the signal where one stopped it (SIGTERM: 143), 2 a
@@ -32,18 +40,31 @@ def main(arguments: list[str]) -> None:
     print(USAGE.format(configs="\n".join(lines)))
     return
   from pst_jax.files import local_folder
-  from train.config import load_file
   from train.options import parse_run
   from train.processes.join import init_processes
   from train.run.timing import Times
 
-  config, processes = parse_run(load_file(arguments[0]), arguments[0], arguments[1:])
+  config, processes = parse_run(_load(arguments[0]), arguments[0], arguments[1:])
   times = Times()
   run_dir = local_folder(config.run_dir, "run_dir")
   with init_processes(processes, run_dir, times) as should_stop:
     from train.loop import train
 
     train(config, should_stop, times)
+
+
+def _load(source: str):
+  """The config of a config file, or of a run in its own folder."""
+  from train.config import load_file
+
+  path = pathlib.Path(source)
+  path = path.parent if path.name == "config.json" else path
+  if not (path / "config.json").exists():
+    return load_file(source)
+  from train.run.folder import RunFolder
+
+  # It may have been moved since.
+  return dataclasses.replace(RunFolder(path).read_config(), run_dir=str(path))
 
 
 def _title(file: pathlib.Path) -> str:

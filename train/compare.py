@@ -4,13 +4,13 @@ import json
 import math
 import statistics
 import sys
-from typing import Any, NamedTuple
 
 from pst_jax.errors import UserError, refuse_empty, run_command
-from pst_jax.files import parse_json, write_output
+from pst_jax.files import write_output
 from pst_jax.wording import aligned
 from train.evaluation import outputs
 from train.options import make_parser
+from train.run.history import History, read
 
 DESCRIPTION = """\
 Prints runs side by side: the options in which they differ, the metrics of their evaluations, and
@@ -21,21 +21,6 @@ where their time went. Runs that still train are read as far as they are.
 """
 # They say where a run lies, not what it is.
 _PLACES = ("run_dir",)
-
-
-class History(NamedTuple):
-  """A run as its folder tells it."""
-
-  name: str
-  config: Any
-  lines: list[dict]  # of metrics.jsonl
-
-  def series(self, key: str) -> list[tuple[int, float]]:
-    """(step, value) of all lines that have the key."""
-    return [(line["step"], float(line[key])) for line in self.lines if key in line]
-
-  def last(self, key: str) -> float | None:
-    return values[-1][1] if (values := self.series(key)) else None
 
 
 def _parser():
@@ -66,35 +51,6 @@ def main(arguments: list[str]) -> None:
     print(f"written: {options.json}")
   if options.plot:
     _plot(options.plot, histories, force=options.force)
-
-
-def read(run: str) -> History:
-  """What a run folder tells.
-
-  Raises:
-    UserError: it is no run folder, or nothing is logged there yet.
-  """
-  from train.run.folder import RunFolder
-
-  folder = RunFolder(run)
-  config = folder.read_config()
-  try:
-    text = folder.metrics.read_text(errors="replace")
-  except OSError as error:
-    raise UserError(
-      f"{folder.metrics} cannot be read ({error.strerror}): give runs that have begun"
-    ) from error
-  lines = []
-  for line in text.splitlines():
-    try:
-      content = parse_json(line)
-    except ValueError:  # the last line of a run that is writing it
-      continue
-    if isinstance(content, dict) and isinstance(content.get("step"), int):
-      lines.append(content)
-  if not lines:
-    raise UserError(f"{folder.metrics} has no line yet: wait until the run has logged something")
-  return History(str(run).rstrip("/"), config, lines)
 
 
 def differences(histories: list[History]) -> dict[str, list]:

@@ -57,7 +57,8 @@ def load_file(path: str | os.PathLike) -> schema.Config:
   if not file.is_file():
     known = [each.as_posix() for each in config_files()]
     raise UserError(
-      f"config file {path} was not found: give a path such as {', '.join(known) or 'my_config.py'}"
+      f"config file {path} was not found: give a path such as {', '.join(known) or 'my_config.py'},"
+      " or the folder of a run, which holds its config.json"
     )
   try:
     config = runpy.run_path(str(file)).get("config")

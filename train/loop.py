@@ -26,6 +26,7 @@ from train.run.log import RunLog
 from train.run.profiling import Profiler
 from train.run.step_metrics import StepMetrics
 from train.run.timing import Times
+from train.run.utilization import images_per_second_at_peak, peak_memory
 from train.schema import Config
 from train.setup import Setup, make_setup
 from train.state import TrainState
@@ -84,6 +85,7 @@ def train(
       folder.path,
       total_steps=setup.total_steps,
       images_per_step=config.batch_size,
+      images_per_second_at_peak=images_per_second_at_peak(setup) if is_main else None,
       start_step=first_step,
       enabled=is_main,
     ) as log:
@@ -143,7 +145,7 @@ def _steps(run: _Run, state: TrainState, first_step: int):
       values = pending.check()
       if step % config.log_every == 0 or step == setup.total_steps:
         epoch = {"epoch": step / setup.steps_per_epoch}
-        log.train(step, epoch | values | times.since_last())
+        log.train(step, epoch | values | peak_memory() | times.since_last())
     best = None
     if evaluation_due:
       with log.activity("evaluating"), times.measure("evaluation"):

@@ -264,6 +264,15 @@ class Config:
       )
     return self.data.contradiction()
 
+  def bound_to_length(self) -> str | None:
+    """Half a sentence on what makes steps depend on how long the run is; None: `epochs` may grow.
+
+    A task whose steps depend on it says so as well.
+    """
+    if self.optim.schedule in ("cosine", "linear"):
+      return f"optim.schedule {self.optim.schedule} falls until the end of the run"
+    return None
+
 
 # Fields that change neither the result nor the record of a run, so that a resumed run may differ.
 RESUME_MAY_CHANGE = frozenset(

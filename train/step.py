@@ -21,6 +21,7 @@ from train.state import TrainState
 from train.tasks.base import Task
 
 FINITE = "finite_gradients"
+GROUP_NORM = "grad_norm_"
 
 # Folded into a step's key, for the rule that selects tokens.
 _SELECTION = 2
@@ -49,8 +50,9 @@ def make_train_step(
   """The function (state, batch) -> (state, metrics).
 
   The metrics are "loss" and "grad_norm" of the parameters before the step, its "learning_rate", and
-  "param_norm" after it, all of which are finite as long as the run is sound; the task's logs; and
-  `FINITE`, whether the gradient of each parameter is finite, in the order of the tree's leaves.
+  "param_norm" after it, all of which are finite as long as the run is sound; the task's logs;
+  "grad_norm_backbone" and so on, of each part of the network; and `FINITE`, whether the gradient of
+  each parameter is finite, in the order of the tree's leaves.
 
   The optimizer was built with `schedule`, which is asked for the metrics. `gather` lays the
   parameters out for computing (whole on every device), and `scatter` the gradients as the
@@ -83,13 +85,16 @@ def make_train_step(
         return (decay * mean + (1 - decay) * now).astype(mean.dtype) if moves else mean
 
       ema = jax.tree.map(moved, ema, new, learns)
+    squares = jax.tree.map(lambda g: jnp.sum(g * g), grads)
+    groups = {name: jnp.sqrt(sum(jax.tree.leaves(group))) for name, group in squares.items()}
     metrics = {
       **means["logs"],
       "loss": means["loss"],
       "learning_rate": schedule(state.step),
       "grad_norm": optax.global_norm(grads),
+      **{GROUP_NORM + name: norm for name, norm in groups.items()},
       "param_norm": optax.global_norm(params),
-      FINITE: jnp.stack([jnp.isfinite(jnp.sum(g * g)) for g in jax.tree.leaves(grads)]).astype(int),
+      FINITE: jnp.stack([jnp.isfinite(each) for each in jax.tree.leaves(squares)]).astype(int),
     }
     return TrainState(state.step + 1, **new, opt_state=opt_state, ema=ema), metrics
 

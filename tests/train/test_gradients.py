@@ -56,9 +56,9 @@ def test_devices_meet_once_a_step_whatever_the_depth_and_the_micro_batches(progr
   setup = setup_of(8, accumulation_steps=2)
   program = program_of(setup)
   assert {(each.kind, count) for each, count in program.collectives} == {("all-reduce", 1)}
-  # What is summed: gradients, running statistics, the loss and its weight.
+  # What is summed: gradients, running statistics, the loss, its weight and the accuracy.
   state = setup.abstract_state
-  numbers = sum(leaf.size for leaf in jax.tree.leaves([state.params, state.batch_stats])) + 2
+  numbers = sum(leaf.size for leaf in jax.tree.leaves([state.params, state.batch_stats])) + 3
   assert sum(each.bytes for each, _ in program.collectives) == 4 * numbers
 
 

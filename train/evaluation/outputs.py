@@ -36,12 +36,15 @@ def check(options: argparse.Namespace) -> None:
   for name, text in OUTPUTS.items():
     path = getattr(options, name, None)
     if path:
-      check_free(path, force=options.force)
       if text.endswith(_PLOT):
-        _check_plot(_option(name), path)
+        check_plot(_option(name), path, force=options.force)
+      else:
+        check_free(path, force=options.force)
 
 
-def _check_plot(option: str, path: str) -> None:
+def check_plot(option: str, path: str, *, force: bool) -> None:
+  """Raises UserError if a picture cannot be written there, or not drawn."""
+  check_free(path, force=force)
   if pathlib.Path(path).suffix.lower() not in PLOT_FORMATS:
     raise UserError(f"{option} is {path}, but its ending must be {', '.join(PLOT_FORMATS)}")
   if not importlib.util.find_spec("matplotlib"):

@@ -45,11 +45,12 @@ class RunFolder:
 
   def identity(self, config: Config) -> Identity:
     """What every checkpoint of the run must say of itself, once the run is open."""
+    free = RESUME_MAY_CHANGE if config.bound_to_length() else RESUME_MAY_CHANGE | {"epochs"}
     # Evaluations may get other names, which `difference` knows how to compare.
     fixed = {
       name: value
       for name, value in flatten(config).items()
-      if name not in RESUME_MAY_CHANGE and not name.startswith("evals.")
+      if name not in free and not name.startswith("evals.")
     }
     run = _text(self.run_id).strip() if self.run_id.is_file() else None
     return Identity(run, fixed)
@@ -109,11 +110,18 @@ def _sign(file: TextIO) -> None:
 
 def _compare(folder: RunFolder, config: Config) -> None:
   if folder.config.exists():
-    changed = difference(folder.read_config(), config)
-    if changed:
+    old = folder.read_config()
+    changed = difference(old, config)
+    is_longer = config.epochs > old.epochs and len(changed) == 1
+    bound = config.bound_to_length()
+    if changed and not (is_longer and bound is None):
+      hint = (
+        f"; it cannot be made longer, as {bound}, but a new run can start from its weights with "
+        f"--init-from {folder.path}"
+      )
       raise UserError(
         f"{folder.path} holds a run with another config ({'; '.join(changed)}): choose another "
-        "--run-dir, or give the old values to resume it"
+        f"--run-dir, or give the old values to resume it{hint if is_longer else ''}"
       )
   elif saved_steps(folder.checkpoints):
     raise UserError(

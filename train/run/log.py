@@ -33,12 +33,14 @@ class RunLog:
     *,
     total_steps: int,
     images_per_step: int,
+    images_per_second_at_peak: float | None = None,
     start_step: int = 0,
     enabled: bool = True,
   ):
     self._run_dir = run_dir
     self._total_steps = total_steps
     self._images_per_step = images_per_step
+    self._images_per_second_at_peak = images_per_second_at_peak
     self._start_step = self._step = start_step
     self._enabled = enabled  # where not, the console prints nothing
     self._loss = self._speed = self._activity = ""
@@ -91,6 +93,8 @@ class RunLog:
   def train(self, step: int, values: dict[str, Any]) -> None:
     """Logs the metrics of training, images per second since the last call among them.
 
+    And, where it is known what the devices could do, how much of it they do.
+
     Of the `values`, numbers or 0-d arrays by name, `loss` goes to the progress line.
     """
     values = dict(values)
@@ -98,6 +102,9 @@ class RunLog:
       seconds = max(monotonic() - self._mark[1] - self._idle, 1e-9)
       speed = (step - self._mark[0]) * self._images_per_step / seconds
       values["images_per_second"] = round(speed, 1)
+      if self._images_per_second_at_peak:
+        utilization = speed / self._images_per_second_at_peak
+        values["model_flops_utilization"] = round(utilization, 4)
       self._speed = f"  {speed:,.0f} img/s"
     self._mark, self._idle = (step, monotonic()), 0.0
     if "loss" in values:

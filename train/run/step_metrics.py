@@ -7,7 +7,7 @@ import jax
 from pst_jax.checkpoints.read import flatten
 from pst_jax.errors import UserError
 from train.run.checkpoints import Checkpoints
-from train.step import FINITE
+from train.step import FINITE, GROUP_NORM
 
 # A step whose loss is finite can still spoil the parameters, and they must not be saved then.
 MUST_BE_FINITE = ("loss", "grad_norm", "param_norm")
@@ -51,7 +51,11 @@ class StepMetrics:
 
 def _where(metrics: dict, wrong: list[str], params, finite) -> str:
   """In brackets, which logs of the task and which gradients are not finite; they narrow it down."""
-  terms = [name for name, x in metrics.items() if name not in wrong and not math.isfinite(x)]
+  terms = [
+    name
+    for name, x in metrics.items()
+    if name not in wrong and not name.startswith(GROUP_NORM) and not math.isfinite(x)
+  ]
   names = list(flatten(params))
   bad = [name for name, is_finite in zip(names, finite, strict=True) if not is_finite]
   parts = [f"so {'was' if len(terms) == 1 else 'were'} {' and '.join(terms)}"] if terms else []

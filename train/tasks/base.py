@@ -34,7 +34,9 @@ class Loss(NamedTuple):
 
   total: Any  # sum of the losses, what is differentiated
   weight: Any  # may depend on the data
-  logs: Mapping[str, Any] = {}  # further sums for the log by name, divided by the same weight
+  # Further sums for the log by name, divided by the same weight. One with the name of a metric of
+  # evaluation is that metric in training, and pictures draw the two together.
+  logs: Mapping[str, Any] = {}
 
 
 class Column(NamedTuple):

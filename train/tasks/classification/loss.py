@@ -60,6 +60,13 @@ def _shares(targets: Targets, logits) -> Float[Array, "batch classes"]:
 LOSSES = {"cross_entropy": cross_entropy, "binary_cross_entropy": binary_cross_entropy}
 
 
+def correct(logits: Float[Array, "batch classes"], targets: Targets) -> Float[Array, "batch"]:
+  """How much of each target the likeliest class is: 1 or 0, and a share where images are mixed."""
+  told = jnp.argmax(logits, axis=1)
+  own, other = (told == labels for labels in (targets.label, targets.other))
+  return jnp.where(own, targets.share, 0) + jnp.where(other, 1 - targets.share, 0)
+
+
 def masked_sums(
   logits: Float[Array, "batch classes"], labels: Int[Array, "batch"], mask: Bool[Array, "batch"]
 ) -> dict[str, Array]:

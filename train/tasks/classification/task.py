@@ -15,7 +15,7 @@ from train.tasks.classification import answers, data, reports
 from train.tasks.classification.answers import Answers
 from train.tasks.classification.augment import prepare
 from train.tasks.classification.config import Config, DataConfig
-from train.tasks.classification.loss import LOSSES, Targets, masked_sums
+from train.tasks.classification.loss import LOSSES, Targets, correct, masked_sums
 
 
 class Classification(Task):
@@ -69,7 +69,8 @@ class Classification(Task):
 
   def loss(self, outputs: jax.Array, targets: Targets, config: Config) -> Loss:
     losses = LOSSES[config.loss](outputs, targets, config.label_smoothing)
-    return Loss(jnp.sum(losses), jnp.asarray(len(losses), losses.dtype))
+    right = jnp.sum(correct(outputs, targets)).astype(losses.dtype)
+    return Loss(jnp.sum(losses), jnp.asarray(len(losses), losses.dtype), {"top1": right})
 
   def measure(self, outputs: jax.Array, batch: dict, config: Config) -> dict[str, Any]:
     shares = jax.nn.softmax(outputs.astype(jnp.float32))

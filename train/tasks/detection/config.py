@@ -104,3 +104,6 @@ class Config(schema.Config):
       detectors = [each for each in list_models() if task_of(each) == self.task]
       return f"model.name is {name}, which is no detector: choose one of {', '.join(detectors)}"
     return super().contradiction()
+
+  def bound_to_length(self) -> str | None:
+    return super().bound_to_length() or "data.close_mosaic_epochs counts from the end of the run"
