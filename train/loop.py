@@ -23,6 +23,9 @@ from train.replicas import ReplicaCheck
 from train.run.checkpoints import Checkpoints
 from train.run.folder import RunFolder, open_run
 from train.run.log import RunLog
+from train.run.observers.names import TENSORBOARD
+from train.run.observers.process import observer_names, observers_of
+from train.run.observers.registry import require_installed
 from train.run.profiling import Profiler
 from train.run.step_metrics import StepMetrics
 from train.run.timing import Times
@@ -58,9 +61,11 @@ def train(
     Stopped: `should_stop` said so, and the state of that step is saved.
   """
   times = times or Times()
+  is_main = jax.process_index() == 0
+  if is_main:
+    require_installed(observer_names(config))
   dataset = registry.find(config.task).open(config)
   setup = make_setup(config, dataset.num_classes, dataset.num_train)
-  is_main = jax.process_index() == 0
   # Before the folder is made: a mistake in init_from must not leave one behind.
   pretrained, report = initial_values(setup)
   profiler = Profiler(config, setup.total_steps, RunFolder(config.run_dir).profile, enabled=is_main)
@@ -87,6 +92,8 @@ def train(
       images_per_step=config.batch_size,
       images_per_second_at_peak=images_per_second_at_peak(setup) if is_main else None,
       start_step=first_step,
+      tensorboard=TENSORBOARD in config.loggers,
+      observers=observers_of(config, folder, first_step),
       enabled=is_main,
     ) as log:
       headline = _headline(setup, dataset, folder.path, first_step)
@@ -242,7 +249,11 @@ def _summary(setup, metrics, folder, checkpoints, times):
     ("config", str(folder.config)),
     ("metrics", str(folder.metrics)),
     ("checkpoints", f"{folder.checkpoints} (newest: step {checkpoints.latest_step})"),
-    ("TensorBoard", f"tensorboard --logdir {folder.tensorboard}"),
+    *(
+      [("TensorBoard", f"tensorboard --logdir {folder.tensorboard}")]
+      if folder.tensorboard.is_dir()
+      else []
+    ),
     *([("profile", f"xprof --logdir {folder.profile}")] if folder.profile.is_dir() else []),
   ]
 

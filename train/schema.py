@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pst_jax import limits
 from pst_jax.ranges import FRACTION, UP_TO_1, Range
+from train.run.observers.names import LOGGERS
 
 
 @dataclass(frozen=True)
@@ -236,6 +237,9 @@ class Config:
   name of the device. 0: never."""
   log_every: Annotated[int, limits.STEPS] = 50
   """Steps between two lines of metrics.jsonl."""
+  loggers: Annotated[tuple[str, ...], LOGGERS] = ("tensorboard",)
+  """Where the log goes beside metrics.jsonl: some of tensorboard, wandb, mlflow and trackio. A
+  service that fails ends no run."""
   profile_steps: Annotated[
     str,
     Range(
@@ -287,6 +291,7 @@ RESUME_MAY_CHANGE = frozenset(
     "data.space_to_depth",
     # They change nothing.
     "run_dir",
+    "loggers",
     "profile_steps",
     "data.data_dir",
     "data.threads",

@@ -1,17 +1,19 @@
-"""What a run reports: metrics.jsonl, TensorBoard, one progress line, the summary at its end."""
+"""What a run reports: metrics.jsonl, observers, one progress line, the summary at its end."""
 
 import contextlib
 import datetime
 import math
 import os
+from collections.abc import Sequence
 from time import monotonic
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from pst_jax.errors import UserError
+from pst_jax.errors import Stopped, UserError
 from train.run.metric_files import MetricFiles
+from train.run.observers.process import ObserverProcess
 
 _PLAIN_SECONDS = 10.0
 
@@ -21,7 +23,8 @@ class RunLog:
 
   `metrics.jsonl` holds one JSON object a line, each with its `step`. It reads as if the run had
   never stopped before `start_step` (see `MetricFiles`). For this, log a step before its checkpoint
-  is saved. Only one process of a run is `enabled`; in the others all methods do nothing.
+  is saved. Only one process of a run is `enabled`; in the others all methods do nothing. What it
+  writes goes to the `observers` as well, and to TensorBoard's files unless told otherwise.
 
   Raises:
     UserError: (when it is used) the files cannot be written.
@@ -35,6 +38,8 @@ class RunLog:
     images_per_step: int,
     images_per_second_at_peak: float | None = None,
     start_step: int = 0,
+    tensorboard: bool = True,
+    observers: Sequence[ObserverProcess] = (),
     enabled: bool = True,
   ):
     self._run_dir = run_dir
@@ -42,6 +47,8 @@ class RunLog:
     self._images_per_step = images_per_step
     self._images_per_second_at_peak = images_per_second_at_peak
     self._start_step = self._step = start_step
+    self._tensorboard = tensorboard
+    self._observers = observers if enabled else ()
     self._enabled = enabled  # where not, the console prints nothing
     self._loss = self._speed = self._activity = ""
     # (step, seconds) where the time for the ETA and the time for the images per second begin;
@@ -52,7 +59,7 @@ class RunLog:
 
   def __enter__(self) -> "RunLog":
     if self._enabled:
-      self._files = MetricFiles(self._run_dir, self._start_step)
+      self._files = MetricFiles(self._run_dir, self._start_step, tensorboard=self._tensorboard)
     console = Console(highlight=False, quiet=not self._enabled)
     self._progress = Progress(
       BarColumn(bar_width=12),
@@ -64,6 +71,8 @@ class RunLog:
       self._line(), total=self._total_steps, completed=self._start_step
     )
     self._progress.start()
+    for observer in self._observers:
+      self._say(observer.begin())
     return self
 
   def __exit__(self, kind, error, traceback) -> None:
@@ -75,6 +84,11 @@ class RunLog:
         # The error that ends the run must reach the user; this one came after it.
         if error is None:
           raise
+      finally:
+        is_stop = isinstance(error, Stopped | KeyboardInterrupt)
+        status = "finished" if error is None else "stopped" if is_stop else "failed"
+        for observer in self._observers:
+          self._say(observer.close(status))
 
   def sync(self) -> None:
     """Call before a checkpoint: what is logged must not be older than what a run goes on from."""
@@ -117,6 +131,10 @@ class RunLog:
     """Logs any other metrics, such as those of an evaluation."""
     if self._enabled:
       self._files.write(step, values)
+    if self._observers:
+      numbers = {n: float(value) for n, value in values.items() if not isinstance(value, str)}
+      for observer in self._observers:
+        self._say(observer.write(step, numbers))
 
   @contextlib.contextmanager
   def activity(self, name: str):
@@ -133,6 +151,10 @@ class RunLog:
   def message(self, text: str) -> None:
     """Prints text above the progress line."""
     self._progress.console.print(text, markup=False, soft_wrap=True)
+
+  def _say(self, sentences: list[str]) -> None:
+    for sentence in sentences:
+      self.message(sentence)
 
   def summary(self, rows: list[tuple[str, str]], next_commands: list[str]) -> None:
     """Ends the progress line and prints a table and the commands to try next.

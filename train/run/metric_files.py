@@ -26,20 +26,24 @@ class MetricFiles:
     run_dir: existing folder of the run.
     start_step: the step that the run goes on from; lines after it, and a last one that was cut off,
       are dropped from metrics.jsonl, and TensorBoard is told to drop them.
+    tensorboard: whether its file is written too.
 
   Raises:
     UserError: (by every method) a file cannot be written.
   """
 
-  def __init__(self, run_dir: str | os.PathLike, start_step: int):
-    from tensorboardX.record_writer import RecordWriter  # takes about a second
-
+  def __init__(self, run_dir: str | os.PathLike, start_step: int, *, tensorboard: bool = True):
     run_dir = pathlib.Path(run_dir)
     self._metrics, folder = run_dir / "metrics.jsonl", run_dir / "tensorboard"
     with _explained(run_dir):
       _drop_after(self._metrics, start_step)
-      folder.mkdir(exist_ok=True)
       self._lines = self._metrics.open("a")
+      self._events = None
+      if not tensorboard:
+        return
+      from tensorboardX.record_writer import RecordWriter  # takes about a second
+
+      folder.mkdir(exist_ok=True)
       # TensorBoard reads the files of a folder in the order of their names.
       name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
       self._events = RecordWriter(str(folder / name))
@@ -71,10 +75,12 @@ class MetricFiles:
       os.fsync(self._lines.fileno())
 
   def close(self) -> None:
-    with _explained(self._metrics), contextlib.closing(self._events):
+    with _explained(self._metrics), contextlib.closing(self._events or self._lines):
       self._lines.close()
 
   def _add_event(self, **fields) -> None:
+    if self._events is None:
+      return
     from tensorboardX.proto.event_pb2 import Event
 
     self._events.write(Event(wall_time=time.time(), **fields).SerializeToString())
