@@ -9,6 +9,7 @@ import tarfile
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from support.quick_jit import OPTIONS
 from support.run_results import bits, lines
 
@@ -37,7 +38,7 @@ SHORT = Config(
   eval_top_k=(0,),
   ema_decay=0.9,
   log_every=1,
-  model=ModelConfig(name="resnet18_pst", stem="small", width=0.125, dropout=0.1),
+  model=ModelConfig(name="resnet18", stem="small", width=0.125, dropout=0.1),
   data=DataConfig(
     dataset="synthetic", synthetic_examples=24, synthetic_classes=4, image_size=8, threads=1
   ),
@@ -46,8 +47,8 @@ SHORT = Config(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled_once():
-  """Each schedule and length is compiled once, on one device."""
+def compiled_once(tmp_path_factory):
+  """Each schedule is compiled once, on one device: the length changes no program."""
   setups = {}
 
   def shared(config, num_classes, num_train):
@@ -56,10 +57,21 @@ def compiled_once():
       setups[key] = make_setup(key, num_classes, num_train, jax.devices()[:1])
     return dataclasses.replace(setups[key], config=config)
 
+  options = {
+    "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
+    "jax_persistent_cache_min_compile_time_secs": 0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+  }
+  before = {name: getattr(jax.config, name) for name in options}
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(pst_jax, "compiler_options", lambda platform=None: OPTIONS)
     patch.setattr(loop, "make_setup", shared)
+    for name, value in options.items():
+      jax.config.update(name, value)
     yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
 
 
 def config_in(folder, schedule="constant", **fields) -> Config:

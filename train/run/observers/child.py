@@ -16,7 +16,7 @@ import os
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic, time
 
@@ -33,8 +33,8 @@ _RETRY_SECONDS = 30.0
 class Sender:
   """Gives each line to the observer once, in order, whatever it raises."""
 
-  def __init__(self, name: str, observer, note: Path, say):
-    self._name, self._observer, self._note, self._say = name, observer, note, say
+  def __init__(self, name: str, note: Path, say: Callable[[str], None]):
+    self._name, self._note, self._say = name, note, say
     noted = json.loads(note.read_text()) if note.is_file() else {}
     self._noted = noted.get("step", 0), noted.get("line", 0)
     self._number = noted.get("number", 0)
@@ -67,6 +67,7 @@ class Sender:
 
   def _give(self) -> None:
     if self._facts:
+      self._observer = registry.find(self._name)
       self._say(f"{self._name}: {self._observer.begin(self._facts)}")
       self._facts = None
     while self._pending:
@@ -141,7 +142,7 @@ def main(name: str) -> None:
     # The process of the start before may still be sending. Some file systems have no locks.
     with contextlib.suppress(OSError):
       fcntl.flock(lock, fcntl.LOCK_EX)
-    sender = Sender(name, registry.find(name), folder / f"{file}.json", say)
+    sender = Sender(name, folder / f"{file}.json", say)
     sender.begin(facts)
     for line in _earlier(folder.parent / "metrics.jsonl", start_step):
       sender.add(*line)

@@ -101,6 +101,8 @@ class ObserverProcess:
         f"{self._folder}"
       )
     said += self._hear()
+    if self._process.returncode and not self._is_gone:
+      said.append(self._without(f"its process ended with code {self._process.returncode}"))
     self._process.stdout.close()
     return said
 
