@@ -1,5 +1,6 @@
 """python -m train.plot RUN [RUN ...]: a picture of each run."""
 
+import math
 import pathlib
 import sys
 
@@ -17,6 +18,10 @@ norm of the gradients, images per second. Each run has a picture of its own, in 
   python -m train.plot runs/* --force
   python -m train.plot runs/digits --output digits.svg
 """
+
+
+# Of a curve against the right axis, so that there is one legend.
+_IN_LEGEND = [(math.nan, math.nan)]
 
 
 def _parser():
@@ -69,17 +74,20 @@ def draw(history: History):
   return figure
 
 
-def _line(axes, series, style="-", scale=1.0, **options) -> None:
+def _line(axes, series, name="", style="-", scale=1.0, **options) -> None:
+  """Draws a series, if there is one; a name goes to the legend."""
   if series:
     steps, values = zip(*series, strict=True)
-    axes.plot(steps, [scale * value for value in values], style, markersize=3, **options)
+    (line,) = axes.plot(steps, [scale * value for value in values], style, markersize=3, **options)
+    if name:
+      line.set_label(name)
 
 
 def _loss(axes, history: History) -> None:
-  _line(axes, history.series("loss"), label="in training")
+  _line(axes, history.series("loss"), "in training")
   for number, name in enumerate(history.config.evals, start=1):
     series = history.series(f"eval/loss_{name}")
-    _line(axes, series, "o--", color=f"C{number % 10}", label=f"evaluation {name}")
+    _line(axes, series, f"evaluation {name}", "o--", color=f"C{number % 10}")
   axes.set_ylabel("loss")
 
 
@@ -87,36 +95,37 @@ def _metrics(axes, history: History) -> None:
   from train.tasks import registry
 
   column = registry.find(history.config.task).columns[0]
-  _line(axes, history.series(column.metric), scale=column.scale, alpha=0.6, label="in training")
+  scale = column.scale
+  _line(axes, history.series(column.metric), "in training", scale=scale, alpha=0.6)
   for number, name in enumerate(history.config.evals, start=1):
     series = history.series(f"eval/{column.metric}_{name}")
     colour = f"C{number % 10}"
-    _line(axes, series, "o-", scale=column.scale, color=colour, label=f"evaluation {name}")
+    _line(axes, series, f"evaluation {name}", "o-", scale=scale, color=colour)
   axes.set_ylabel(column.title)
 
 
 def _rate_and_norms(axes, history: History) -> None:
-  _line(axes, history.series("learning_rate"), label="learning rate")
+  _line(axes, history.series("learning_rate"), "learning rate")
   axes.set_ylabel("learning rate")
   norms = axes.twinx()
   groups = sorted({key for line in history.lines for key in line if key.startswith("grad_norm")})
   for number, key in enumerate(groups, start=1):
     colour = f"C{number % 10}"
     _line(norms, history.series(key), alpha=0.5, color=colour)
-    axes.plot([], [], color=colour, alpha=0.5, label=key)  # for the one legend
+    _line(axes, _IN_LEGEND, key, alpha=0.5, color=colour)
   norms.set_ylabel("norm of the gradients")
   norms.set_yscale("log", nonpositive="mask")
 
 
 def _throughput(axes, history: History) -> None:
-  _line(axes, history.series("images_per_second"), label="images/s")
+  _line(axes, history.series("images_per_second"), "images/s")
   axes.set_ylabel("images/s")
   axes.set_ylim(bottom=0)
   utilization = history.series("model_flops_utilization")
   if utilization:
     shares = axes.twinx()
     _line(shares, utilization, scale=100, color="C1", alpha=0.6)
-    axes.plot([], [], color="C1", alpha=0.6, label="model FLOPs utilization")
+    _line(axes, _IN_LEGEND, "model FLOPs utilization", alpha=0.6, color="C1")
     shares.set_ylabel("% of the peak")
     shares.set_ylim(bottom=0)
 

@@ -238,8 +238,7 @@ class Config:
   log_every: Annotated[int, limits.STEPS] = 50
   """Steps between two lines of metrics.jsonl."""
   loggers: Annotated[tuple[str, ...], LOGGERS] = ("tensorboard",)
-  """Where the log goes beside metrics.jsonl: some of tensorboard, wandb, mlflow and trackio. A
-  service that fails ends no run."""
+  """Where the log goes beside metrics.jsonl: tensorboard, wandb, mlflow, trackio, module:class."""
   profile_steps: Annotated[
     str,
     Range(
@@ -269,13 +268,9 @@ class Config:
     return self.data.contradiction()
 
   def bound_to_length(self) -> str | None:
-    """Half a sentence on what makes steps depend on how long the run is; None: `epochs` may grow.
-
-    A task whose steps depend on it says so as well.
-    """
-    if self.optim.schedule in ("cosine", "linear"):
-      return f"optim.schedule {self.optim.schedule} falls until the end of the run"
-    return None
+    """What makes steps depend on the run's length, as half a sentence; None: `epochs` may grow."""
+    falls = self.optim.schedule in ("cosine", "linear")
+    return f"optim.schedule {self.optim.schedule} falls until the end of the run" if falls else None
 
 
 # Fields that change neither the result nor the record of a run, so that a resumed run may differ.

@@ -8,7 +8,8 @@ import numpy as np
 
 
 def is_timing(name):
-  return name == "images_per_second" or name.endswith("_seconds")
+  known = ("images_per_second", "model_flops_utilization", "device_memory_peak_bytes")
+  return name in known or name.endswith("_seconds")
 
 
 def bits(tree):

@@ -139,6 +139,7 @@ def test_what_does_not_change_the_result_may_differ():
     model__remat_policy="convolutions",
     model__coarse_implementation="blocked",
     run_dir="elsewhere",
+    loggers=("wandb",),
     profile_steps="3:4",
     data__data_dir="elsewhere",
     data__threads=3,
@@ -155,7 +156,7 @@ def test_what_does_not_change_the_result_may_differ():
 
 def test_every_other_field_must_stay():
   free = {"run_dir", "data.data_dir", "data.threads", "data.workers", "data.prefetch"}
-  free |= {"data.on_bad_image", "profile_steps"}
+  free |= {"data.on_bad_image", "profile_steps", "loggers"}
   free |= {"checkpoint.read_back", "check_replicas_every"}
   free |= {"checkpoint.keep_latest", "accumulation_steps", "eval_batch_size", "fsdp"}
   free |= {"model.remat", "model.remat_policy", "model.coarse_implementation"}

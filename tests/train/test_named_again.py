@@ -123,6 +123,7 @@ def assert_is(longer, folder, result):
 # Going on
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_by_its_own_config(ended, tmp_path, train):
   folder = tmp_path / "run"
   with pytest.raises(Stopped):
@@ -130,6 +131,7 @@ def test_a_run_goes_on_by_its_own_config(ended, tmp_path, train):
   assert_is(ended["constant"], folder, train(folder))
 
 
+@pytest.mark.slow
 def test_a_run_that_was_moved_goes_on_where_it_is_now(short, train, tmp_path):
   moved = short().rename(tmp_path / "moved")
   train(moved / "config.json")
@@ -137,6 +139,7 @@ def test_a_run_that_was_moved_goes_on_where_it_is_now(short, train, tmp_path):
   assert sorted(x.name for x in tmp_path.iterdir()) == ["moved"]
 
 
+@pytest.mark.slow
 def test_an_option_that_contradicts_the_run_is_refused(short, train):
   folder = short()
   before = (folder / "config.json").read_text()
@@ -145,6 +148,7 @@ def test_an_option_that_contradicts_the_run_is_refused(short, train):
   assert (folder / "config.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_the_advice_to_choose_another_folder_starts_a_run_by_the_same_config(short, train):
   folder = short()
   other = folder.with_name("other")
@@ -153,6 +157,7 @@ def test_the_advice_to_choose_another_folder_starts_a_run_by_the_same_config(sho
   assert lines(other) != lines(folder)
 
 
+@pytest.mark.slow
 def test_an_option_that_changes_no_result_is_taken_and_kept(short, train):
   folder = short()
   train(folder, "--data.prefetch", 3)
@@ -172,6 +177,7 @@ def test_a_run_of_old_goes_on(tmp_path, monkeypatch):
   assert list(config.evals) == ["k0", "k4"]
 
 
+@pytest.mark.slow
 def test_a_config_of_a_newer_version_is_named(short, train):
   folder = short()
   values = json.loads((folder / "config.json").read_text())
@@ -192,6 +198,7 @@ def test_a_folder_that_is_no_run_is_told_what_was_looked_for(tmp_path, train, na
 # Made longer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_a_longer_run_is_the_one_that_would_have_been_started(ended, short, train, name):
   folder = short(name)
@@ -199,6 +206,7 @@ def test_a_longer_run_is_the_one_that_would_have_been_started(ended, short, trai
   assert RunFolder(folder).read_config().epochs == 4
 
 
+@pytest.mark.slow
 def test_an_end_that_nothing_else_falls_on_changes_no_step(ended, tmp_path, train):
   """After 4 of 12 steps; the evaluation there stays in the log."""
   folder = tmp_path / "run"
@@ -211,6 +219,7 @@ def test_an_end_that_nothing_else_falls_on_changes_no_step(ended, tmp_path, trai
   assert "eval/top1_k0" in extra[0]
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_while_it_is_made_longer_goes_on_by_its_name(ended, short, train):
   folder = short()
   with pytest.raises(Stopped, match="stopped at step 8 of 12"):
@@ -218,6 +227,7 @@ def test_a_run_that_stops_while_it_is_made_longer_goes_on_by_its_name(ended, sho
   assert_is(ended["constant"], folder, train(folder))
 
 
+@pytest.mark.slow
 def test_a_run_that_dies_before_its_first_new_checkpoint_goes_on(ended, short, train):
   def die(step):
     raise KeyboardInterrupt
@@ -230,6 +240,7 @@ def test_a_run_that_dies_before_its_first_new_checkpoint_goes_on(ended, short, t
   assert not (folder / "checkpoints" / "damaged").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_is_made_longer(ended, tmp_path, train):
   folder = tmp_path / "run"
   with pytest.raises(Stopped):
@@ -237,6 +248,7 @@ def test_a_run_that_was_stopped_is_made_longer(ended, tmp_path, train):
   assert_is(ended["constant"], folder, train(folder, "--epochs", 4))
 
 
+@pytest.mark.slow
 def test_a_longer_run_falls_back_to_a_checkpoint_of_the_shorter_one(ended, short, train):
   folder = short()
   with pytest.raises(Stopped):
@@ -245,6 +257,7 @@ def test_a_longer_run_falls_back_to_a_checkpoint_of_the_shorter_one(ended, short
   assert_is(ended["constant"], folder, train(folder))
 
 
+@pytest.mark.slow
 def test_a_run_is_not_made_shorter(short, train):
   with pytest.raises(UserError, match=r"another config \(epochs: 2 -> 1\.0\).*to resume it$"):
     train(short(), "--epochs", 1)

@@ -4,6 +4,7 @@ import json
 import pathlib
 
 import cv2
+import numpy as np
 import pytest
 
 from pst_jax.errors import UserError
@@ -33,7 +34,7 @@ def curves(axes) -> dict[str, list]:
   return {
     line.get_label(): list(zip(*(each.tolist() for each in line.get_data()), strict=True))
     for line in axes.get_lines()
-    if len(line.get_xdata())
+    if not np.isnan(line.get_xdata()).all()
   }
 
 

@@ -14,7 +14,8 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 from support.quick_jit import OPTIONS
-from support.run_results import bits, lines
+from support import recording_observer
+from support.run_results import bits, is_timing, lines
 
 import pst_jax
 from pst_jax.checkpoints import layout as checkpoint_files
@@ -60,7 +61,7 @@ def compiled_once():
   setups = {}
 
   def shared(config, num_classes, num_train):
-    key = dataclasses.replace(config, run_dir="", log_every=1, profile_steps="")
+    key = dataclasses.replace(config, run_dir="", log_every=1, profile_steps="", loggers=())
     if key not in setups:
       setups[key] = make_setup(key, num_classes, num_train, jax.devices()[:1])
     return dataclasses.replace(setups[key], config=config)
@@ -117,6 +118,8 @@ def test_every_step_and_evaluation_has_its_line(trained):
   assert [line["step"] for line in found if "loss" in line] == list(range(1, 13))
   assert [line["step"] for line in found if "eval/top1_k1" in line] == [6, 12]
   assert {"epoch", "loss", "learning_rate", "grad_norm", "param_norm"} < set(found[0])
+  assert {"grad_norm_backbone", "grad_norm_neck", "grad_norm_head"} < set(found[0])
+  assert all(line["top1"] in {i / 8 for i in range(9)} for line in found if "loss" in line)
   rates = [line["learning_rate"] for line in found if "loss" in line]
   assert rates[:4] == pytest.approx([0, 0.05 / 3, 0.1 / 3, 0.05])
   assert rates[-1] < rates[-2] < 0.05
@@ -286,6 +289,37 @@ def test_a_stopped_run_is_saved_there_and_goes_on_to_the_same_end(trained, tmp_p
 
 def test_a_run_that_is_to_stop_at_its_last_step_ends_as_ever(trained, tmp_path):
   assert_same_run(tmp_path, loop.train(config_in(tmp_path), lambda step: step == 12), trained)
+
+
+# Observers
+
+
+def test_a_run_with_an_observer_is_the_same_run_and_each_line_is_there_once(trained, tmp_path):
+  """Stopped after a checkpoint, killed before the next one; the observer of old had no TensorBoard."""
+  config = config_in(tmp_path, loggers=(recording_observer.NAME,))
+  with pytest.raises(Stopped):
+    loop.train(config, lambda step: step == 7)
+  with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    Wrapped(patch, 11, before=interrupt)
+    loop.train(config)
+  assert_same_run(tmp_path, loop.train(config), trained)
+  assert not (tmp_path / "tensorboard").exists()
+  found = recording_observer.points(tmp_path)
+  assert [number for number, *_ in found] == list(range(len(found)))
+  given = [{"step": step} | values for _, step, values in found]
+  expected = [
+    {name: value for name, value in line.items() if not is_timing(name)} for line in given
+  ]
+  assert expected == lines(trained.folder)
+  assert (
+    len({each["begin"] for each in recording_observer.recorded(tmp_path) if "begin" in each}) == 1
+  )
+
+
+def test_an_observer_that_is_not_installed_stops_a_run_before_anything_is_made(tmp_path):
+  with pytest.raises(UserError, match="nowhere is not installed: give module:class, with the mod"):
+    loop.train(config_in(tmp_path / "run", loggers=("nowhere:At",)))
+  assert not list(tmp_path.iterdir())
 
 
 # Losses that are not finite

@@ -173,13 +173,17 @@ def test_the_metrics_are_those_of_the_step():
     images = normalize(batch["image"], CONFIG.data.mean, CONFIG.data.std, jnp.float32)
     variables = {"params": params, "batch_stats": state.batch_stats}
     logits, _ = Toy().apply(variables, images, train=True, mutable=["batch_stats"])
-    return cross_entropy(logits, unmixed(batch["label"]), CONFIG.label_smoothing).mean()
+    losses = cross_entropy(logits, unmixed(batch["label"]), CONFIG.label_smoothing)
+    return losses.mean(), jnp.mean(jnp.argmax(logits, axis=1) == batch["label"])
 
-  loss, grads = jax.jit(jax.value_and_grad(loss_of))(state.params)
+  (loss, top1), grads = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(state.params)
   expected = {
     "loss": loss,
+    "top1": top1,
     "learning_rate": 0.1,
     "grad_norm": optax.global_norm(grads),
+    "grad_norm_ConvNorm_0": optax.global_norm(grads["ConvNorm_0"]),
+    "grad_norm_Dense_0": optax.global_norm(grads["Dense_0"]),
     "param_norm": optax.global_norm(new.params),
   }
   assert floats(metrics) == pytest.approx(floats(expected), rel=1e-5)

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from support.pytorch import torch
 
-from train.tasks.classification.loss import Targets, binary_cross_entropy, cross_entropy, unmixed
+from train.tasks.classification.loss import (
+  Targets,
+  binary_cross_entropy,
+  correct,
+  cross_entropy,
+  unmixed,
+)
 
 
 def numbers():
@@ -57,3 +63,16 @@ def test_the_loss_is_finite_for_extreme_logits():
   logits = jnp.array([[1e30, -1e30], [-1e30, 1e30]])
   found = cross_entropy(logits, unmixed(np.array([0, 1])), 0.0)
   assert found.tolist() == [0.0, 0.0]
+
+
+def test_an_image_that_is_one_alone_is_right_or_wrong():
+  logits, labels, _ = numbers()
+  found = correct(jnp.asarray(logits), unmixed(jnp.asarray(labels)))
+  np.testing.assert_array_equal(found, logits.argmax(axis=1) == labels)
+
+
+def test_a_mixed_image_is_right_to_the_share_of_the_class_that_is_told():
+  logits = jnp.eye(4)[jnp.array([0, 1, 2, 3])]
+  label, other = jnp.array([0, 0, 0, 3]), jnp.array([1, 1, 1, 3])
+  found = correct(logits, Targets(label, other, jnp.full(4, 0.75)))
+  np.testing.assert_array_equal(found, [0.75, 0.25, 0, 1])
