@@ -13,8 +13,8 @@ import numpy as np
 import optax
 import pytest
 from flax.traverse_util import flatten_dict
-from support.quick_jit import OPTIONS
 from support import recording_observer
+from support.quick_jit import OPTIONS
 from support.run_results import bits, is_timing, lines
 
 import pst_jax
@@ -295,7 +295,7 @@ def test_a_run_that_is_to_stop_at_its_last_step_ends_as_ever(trained, tmp_path):
 
 
 def test_a_run_with_an_observer_is_the_same_run_and_each_line_is_there_once(trained, tmp_path):
-  """Stopped after a checkpoint, killed before the next one; the observer of old had no TensorBoard."""
+  """Stopped at step 7, and interrupted at step 11, before the next checkpoint."""
   config = config_in(tmp_path, loggers=(recording_observer.NAME,))
   with pytest.raises(Stopped):
     loop.train(config, lambda step: step == 7)
