@@ -85,10 +85,11 @@ class RunLog:
         if error is None:
           raise
       finally:
-        is_stop = isinstance(error, Stopped | KeyboardInterrupt)
+        at_once = isinstance(error, KeyboardInterrupt)
+        is_stop = at_once or isinstance(error, Stopped)
         status = "finished" if error is None else "stopped" if is_stop else "failed"
         for observer in self._observers:
-          self._say(observer.close(status))
+          self._say(observer.close(status, at_once=at_once))
 
   def sync(self) -> None:
     """Call before a checkpoint: what is logged must not be older than what a run goes on from."""

@@ -180,6 +180,16 @@ with RunLog(folder, total_steps=9, images_per_step=1, observers=observers) as lo
   assert points(tmp_path) == all_of(LINES)
 
 
+def test_a_run_in_a_bucket_goes_on_without_it(capsys, tmp_path, monkeypatch):
+  """Nothing is made under the name of the bucket, as if that were a folder here."""
+  monkeypatch.chdir(tmp_path)
+  observer = ObserverProcess(NAME, FACTS, "gs://bucket/run", 0)
+  (sentence,) = observer.begin()
+  assert f"{NAME} keeps in the run folder how far it is, for which this one must be on" in sentence
+  assert observer.write(1, {"loss": 1.0}) == observer.close("finished") == []
+  assert not list(tmp_path.iterdir())
+
+
 def test_other_processes_of_a_run_start_no_observer(tmp_path):
   observed(tmp_path, LINES, enabled=False)
   assert not list(tmp_path.iterdir())

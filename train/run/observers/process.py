@@ -53,6 +53,7 @@ class ObserverProcess:
 
   def __init__(self, name: str, facts: Mapping[str, Any], run_dir: Path, start_step: int):
     self.name = name
+    self._is_local = "://" not in str(run_dir)
     self._folder = Path(run_dir).absolute() / "loggers"
     self._waiting, self._heard = bytearray(), bytearray()
     self._dropped = self._is_gone = False
@@ -61,6 +62,11 @@ class ObserverProcess:
 
   def begin(self) -> list[str]:
     """Starts the process; as all methods, returns sentences for the user."""
+    if not self._is_local:
+      return [
+        f"{self.name} keeps in the run folder how far it is, for which this one must be on a disk: "
+        "training goes on without it"
+      ]
     try:
       self._folder.mkdir(exist_ok=True)
       with (self._folder / f"{self.name.replace(':', '.')}.log").open("ab") as log:
@@ -82,12 +88,12 @@ class ObserverProcess:
   def write(self, step: int, values: Mapping[str, float]) -> list[str]:
     return self._send({"step": step, "time": time(), "values": values})
 
-  def close(self, status: str) -> list[str]:
-    """Ends the input, and waits a little for the process."""
+  def close(self, status: str, *, at_once: bool = False) -> list[str]:
+    """Ends the input, and waits a little for the process, or not at all."""
     if self._process is None:
       return []
     said = self._send({"status": status})
-    deadline = monotonic() + _PATIENCE[status]
+    deadline = monotonic() + (0 if at_once else _PATIENCE[status])
     while self._waiting and not self._is_gone and monotonic() < deadline:
       select.select([], [self._process.stdin], [], 0.1)
       said += self._flush()
