@@ -1,4 +1,4 @@
-"""python -m train.plan CONFIG --topology v5e:16x16: what a training step needs on TPUs."""
+"""python -m train.plan CONFIG --topology v5e:16x16: what a training step needs on TPUs or GPUs."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ python -m train.plan CONFIG --topology v5e:16x16 [options] [overrides of the con
 Compiles the training step of a config with the real TPU compiler, on a machine without a TPU, and
 prints whether it fits, what it computes and moves, and the least time that this takes on the chips.
 Nothing runs. A ResNet-50 takes minutes to compile on two cores. Needs pip install
-libtpu.
+libtpu; for GPUs (h100:8, h200:4x8) nothing, but some figures are weaker there.
 
   python -m train.plan configs/classification/synthetic.py --topology v5e:4x4 --batch-per-chip 256
   python -m train.plan synthetic --topology v5p:4x4x4 --model.name r50-cls-pst \\
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
   from train.config import load_file
   from train.config_values import check
   from train.planning import report, topologies
-  from train.planning.compiling import compile_step
+  from train.planning.compiling import compile_step, limit
 
   if options.json:
     # Not after minutes of compiling.
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
   if options.search_batch:
     config = with_largest_batch(config, num_classes, topology, devices)
     num_train = max(num_train, config.batch_size)
-  step = compile_step(config, num_classes, num_train, devices)
+  step = limit(compile_step(config, num_classes, num_train, devices), topology)
   print(report.text(step, topology))
   if options.operations and step.fits:
     print(report.by_kind(step, topology) + "\n")
@@ -58,7 +58,9 @@ def main(arguments: list[str]) -> None:
 
 def _parser():
   parser = make_parser("train.plan", usage=USAGE, allow_abbrev=False)
-  parser.add_argument("--topology", required=True, help="chip and shape, such as v5e:16x16")
+  parser.add_argument(
+    "--topology", required=True, help="chip and shape, such as v5e:16x16 or h100:8"
+  )
   parser.add_argument(
     "--batch-per-chip",
     type=int,
@@ -85,7 +87,7 @@ def _parser():
 
 
 def with_largest_batch(config, num_classes, topology, devices):
-  from train.planning.compiling import compile_step
+  from train.planning.compiling import compile_step, limit
   from train.planning.search import largest_that_fits
   from train.setup import smallest_batch_per_device
 
@@ -93,7 +95,7 @@ def with_largest_batch(config, num_classes, topology, devices):
 
   def bytes_at(count):
     tried = dataclasses.replace(config, batch_size=count * unit)
-    step = compile_step(tried, num_classes, tried.batch_size, devices)
+    step = limit(compile_step(tried, num_classes, tried.batch_size, devices), topology)
     needed = step.memory.total if step.fits else step.needed
     images, verdict = count * unit // topology.num_chips, "fit" if step.fits else "do not fit"
     print(f"{images:,} images a chip {verdict}: {needed / 1e9:,.2f} GB a device", flush=True)

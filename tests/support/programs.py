@@ -2,6 +2,9 @@
 
 import types
 
+import jax
+import jax.numpy as jnp
+
 from train.config import Config, ModelConfig
 from train.planning.compiling import CompiledStep, Memory
 from train.planning.hlo_cost import Collective, Operation, Program
@@ -23,6 +26,9 @@ def step(work: Program | None, memory: Memory | None = None, needed: int | None 
     config=Config(epochs=10, batch_size=4096, model=ModelConfig(name="r50-cls-pst")),
     steps_per_epoch=100.0,
     total_steps=1000,
+    # 300 MB of state and one image of 100 bytes for each of the batch.
+    abstract_state={"params": jax.ShapeDtypeStruct((75_000_000,), jnp.float32)},
+    abstract_batch={"image": jax.ShapeDtypeStruct((4096, 100), jnp.uint8)},
   )
   return CompiledStep(setup, work, memory, needed, seconds=12.3)
 

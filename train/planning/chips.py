@@ -3,6 +3,8 @@
 Peaks are those of Google Cloud's documentation, except where a source is named beside the value;
 "scaling book" is https://jax-ml.github.io/scaling-book/tpus.
 `usable_bytes` is what libtpu 0.0.52 leaves to a program ("exceeds available HBM (15.75G)").
+Hosts are the machine types of GKE with 4 chips, of which slices of several hosts are made:
+https://cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus.
 """
 
 import dataclasses
@@ -30,6 +32,8 @@ class Chip:
   shapes: tuple[str, ...]  # slices that are offered
   devices: int = 1  # of JAX in a chip; each has an equal part of it
   clock: float | None = None  # cycles/s, where published
+  chips_per_host: int = 4
+  host_cpus: int = 0  # hardware threads of a host
   options: dict = dataclasses.field(default_factory=dict)  # for `get_topology_desc`
 
   @property
@@ -43,6 +47,15 @@ class Chip:
   @property
   def source(self) -> str:
     return f"https://cloud.google.com/tpu/docs/{self.name}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Wires:
+  """How data leave a device of a slice."""
+
+  link: float  # bytes/s to one neighbour
+  bandwidth: float  # bytes/s over all links that a collective uses at once
+  latency: float  # seconds for the smallest message to cross the slice once
 
 
 # Both cores of a v4 are one device; its documentation has no value for a link.
@@ -59,4 +72,5 @@ _ALL = (
   Chip("v6e", 918e12, 32 * GIB, 31.24 * GIB, 1638e9, 800e9 / 8, _SQUARES),
   Chip("tpu7x", 2307e12, 192 * GIB, 2 * 94.74 * GIB, 7380e9, 1200e9 / 12, _CUBES, devices=2),
 )
-CHIPS = {chip.name: chip for chip in _ALL}
+_HOST_CPUS = {"v4": 240, "v5e": 112, "v5p": 208, "v6e": 180, "tpu7x": 224}
+CHIPS = {chip.name: dataclasses.replace(chip, host_cpus=_HOST_CPUS[chip.name]) for chip in _ALL}

@@ -1,4 +1,4 @@
-"""Compiles the training step of a config for a slice of TPUs."""
+"""Compiles the training step of a config for a slice of chips."""
 
 import concurrent.futures
 import dataclasses
@@ -16,6 +16,8 @@ from train.planning.hlo_text import parse
 from train.schema import Config
 from train.setup import Setup, make_setup
 
+# For CPUs, whose machine code nobody runs: what is read comes before it.
+_QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 _SIZES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -51,6 +53,14 @@ class CompiledStep:
     return self.memory is not None
 
 
+def limit(step: CompiledStep, topology) -> CompiledStep:
+  """The step, as one that does not fit where that is so and the compiler does not say it."""
+  usable = topology.chip.usable_bytes / topology.chip.devices
+  if not step.fits or topology.knows_memory or step.memory.total <= usable:
+    return step
+  return dataclasses.replace(step, program=None, memory=None, needed=step.memory.total)
+
+
 def compile_step(config: Config, num_classes: int, num_train: int, devices: list) -> CompiledStep:
   """Compiles the step and reads the result; shows the seconds meanwhile.
 
@@ -60,10 +70,13 @@ def compile_step(config: Config, num_classes: int, num_train: int, devices: list
   started = time.monotonic()
   setup = make_setup(config, num_classes, num_train, devices)
   title = f"compiling {config.model.name} for {len(devices)} devices"
+
+  def work():
+    lowered = setup.train_step.lower(setup.abstract_state, setup.abstract_batch)
+    return lowered.compile(_QUICK if devices[0].platform == "cpu" else None)
+
   try:
-    compiled = _with_progress(
-      title, lambda: setup.train_step.lower(setup.abstract_state, setup.abstract_batch).compile()
-    )
+    compiled = _with_progress(title, work)
   except jax.errors.JaxRuntimeError as error:
     needed = _needed(str(error))
     return CompiledStep(setup, None, None, needed, time.monotonic() - started)

@@ -2,18 +2,21 @@
 
 import dataclasses
 import importlib.metadata
+import math
+
+import jax
 
 from train.planning.compiling import CompiledStep
 from train.planning.kinds import kinds
 from train.planning.roofline import collective_seconds, operation_seconds, roofline
-from train.planning.topologies import Slice
+from train.planning.topologies import Machines, Slice
 
 _UNITS = (("days", 1), ("hours", 24), ("minutes", 24 * 60), ("seconds", 24 * 60 * 60))
 _DAY = 24 * 60 * 60
 _COLUMNS = "       ms       GB   GFLOP  times"
 
 
-def as_dict(step: CompiledStep, topology: Slice) -> dict:
+def as_dict(step: CompiledStep, topology: Slice | Machines) -> dict:
   """All values of a plan, in bytes, seconds and counts."""
   setup, chip = step.setup, topology.chip
   config = setup.config
@@ -28,10 +31,13 @@ def as_dict(step: CompiledStep, topology: Slice) -> dict:
     "devices": topology.num_devices,
     "batch_size": config.batch_size,
     "batch_per_chip": config.batch_size / topology.num_chips,
-    "libtpu": importlib.metadata.version("libtpu"),
+    topology.compiler: importlib.metadata.version(topology.compiler),
+    "weaker": list(topology.weaker),
     "compile_seconds": round(step.seconds, 1),
     "fits": step.fits,
     "hbm_usable_bytes_per_device": round(chip.usable_bytes / chip.devices),
+    "state_bytes": _bytes(setup.abstract_state),
+    "batch_bytes": _bytes(setup.abstract_batch),
   }
   if not step.fits:
     return plan | {"hbm_needed_bytes_per_device": step.needed}
@@ -59,7 +65,12 @@ def as_dict(step: CompiledStep, topology: Slice) -> dict:
   }
 
 
-def _collectives(step: CompiledStep, topology: Slice) -> list[dict]:
+def _bytes(tree) -> int:
+  """Of all arrays once, however many devices hold them: what a checkpoint has to save."""
+  return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _collectives(step: CompiledStep, topology) -> list[dict]:
   """By kind and size of the group: how many a step, their bytes and their least time."""
   rows = {}
   for each, count in step.program.collectives:
@@ -74,21 +85,24 @@ def _collectives(step: CompiledStep, topology: Slice) -> list[dict]:
   return sorted(rows.values(), key=lambda row: -row["bytes"])
 
 
-def text(step: CompiledStep, topology: Slice) -> str:
-  plan, chip = as_dict(step, topology), topology.chip
-  unit = "chip" if chip.devices == 1 else f"device ({chip.devices} are one chip)"
-  parts = [_title(plan), _memory(plan, unit)]
+def text(step: CompiledStep, topology: Slice | Machines) -> str:
+  plan, unit = as_dict(step, topology), topology.unit
+  parts = [_title(plan, topology), _memory(plan, unit)]
   if step.fits:
-    parts += [_work(plan, unit), _times(plan, topology, unit) + "\n"]
-  return "\n\n".join(parts)
+    parts += [_work(plan, unit), _times(plan, topology, unit)]
+  if topology.weaker:
+    parts.append("\n  ".join(["WEAKER than what the compiler says of TPUs:", *topology.weaker]))
+  return "\n\n".join(parts) + "\n" * step.fits
 
 
-def _title(plan) -> str:
+def _title(plan, topology) -> str:
   return (
     f"{plan['model']}, {plan['dtype']}, {plan['image_size']}x{plan['image_size']} images of "
-    f"{plan['dataset']}, on {plan['topology']}: {plan['chips']} chips\n"
-    f"batch of {plan['batch_size']:,} images: {plan['batch_per_chip']:,g} a chip; compiled in "
-    f"{plan['compile_seconds']:.0f} s by libtpu {plan['libtpu']}; nothing ran on a TPU"
+    f"{plan['dataset']}, on {plan['topology']}: {plan['chips']} "
+    f"{topology.chip_name}s\n"
+    f"batch of {plan['batch_size']:,} images: {plan['batch_per_chip']:,g} a {topology.chip_name}; "
+    f"compiled in {plan['compile_seconds']:.0f} s by {topology.compiler_title} "
+    f"{plan[topology.compiler]}; nothing ran on a {topology.kind}"
   )
 
 
@@ -136,12 +150,12 @@ def _work(plan, unit) -> str:
   return "\n".join(lines)
 
 
-def _times(plan, topology: Slice, unit) -> str:
+def _times(plan, topology, unit) -> str:
   chip, times, cycles = topology.chip, plan["roofline_seconds"], plan["compiler_cycles"]
   rates = {
     "compute": f"{chip.flops_per_device / 1e12:,.0f} TFLOP/s (bfloat16)",
     "memory": f"{chip.bandwidth_per_device / 1e9:,.0f} GB/s of HBM",
-    "interconnect": "all links of a chip, 1 us a hop",
+    "interconnect": topology.links,
   }
   limits = [
     f"  {name:<12}  {_ms(times[name]):>9}  at {rate}"
@@ -157,12 +171,13 @@ def _times(plan, topology: Slice, unit) -> str:
     f"TIME of one step: estimates, the work at the peaks of the {unit} ({chip.source})",
     *limits,
     f"  one by one    {_ms(times['one_by_one']):>9}  if none but early copies overlap",
-    f"  at most {plan['most_images_per_second_per_chip']:,.0f} images/s a chip, "
-    f"{plan['most_images_per_second']:,.0f} on the slice",
+    f"  at most {plan['most_images_per_second_per_chip']:,.0f} images/s a {topology.chip_name}, "
+    f"{plan['most_images_per_second']:,.0f} on all",
     f"  {plan['epochs']:g} epochs = {plan['steps']:,} steps: at least "
     f"{_duration(plan['least_days'])}, without evaluation, checkpoints and waiting for data",
-    f"  the compiler's own guesses for its operations add up to {guess}",
   ]
+  if cycles:
+    lines.append(f"  the compiler's own guesses for its operations add up to {guess}")
   return "\n".join(lines)
 
 

@@ -54,22 +54,16 @@ def operation_seconds(operation: Operation, topology: Slice) -> float:
 
 
 def collective_seconds(collective: Collective, topology: Slice) -> float:
-  """Least time of one collective on the wires of the slice; 0 within a single device.
-
-  All links of a chip are taken to be used at once. A side of the slice gives a chip two links where
-  it closes to a ring; where it does not, the chips at its ends have one, which bounds them all.
-  """
+  """Least time of one collective on the wires of the slice; 0 within a single device."""
   group = collective.group or topology.num_devices
   if group == 1 or topology.num_chips == 1:
     return 0.0
-  links = sum(2 if topology.is_ring(side) else 1 for side in topology.sides if side > 1)
-  bandwidth = topology.chip.link_bandwidth / topology.chip.devices
+  wires = topology.wires
   if collective.kind == "collective-permute":
-    return HOP_LATENCY + collective.bytes / bandwidth
-  hops = sum(side // 2 if topology.is_ring(side) else side - 1 for side in topology.sides)
+    return HOP_LATENCY + collective.bytes / wires.link
   # A device gives its part into an all-gather and receives those of all others.
   given = collective.bytes * (group if collective.kind == "all-gather" else 1)
   # How often the data cross a device's links, and the message the slice.
   passes = 2 if collective.kind == "all-reduce" else 1
   moved = given * (group - 1) / group
-  return passes * (hops * HOP_LATENCY + moved / (links * bandwidth))
+  return passes * (wires.latency + moved / wires.bandwidth)

@@ -1,4 +1,4 @@
-"""Slices of TPU chips by name, and the compiler's devices for them on a machine without a TPU."""
+"""Slices of chips by name, and the compiler's devices for them on a machine without a TPU."""
 
 import dataclasses
 import difflib
@@ -7,7 +7,8 @@ import os
 
 from pst_jax.errors import UserError
 from pst_jax.install import how_to_install
-from train.planning.chips import CHIPS, Chip
+from train.planning.chips import CHIPS, HOP_LATENCY, Chip, Wires
+from train.planning.gpus import GPUS, Gpu, Machines
 
 # Without these libtpu asks a metadata server that only machines of Google Cloud have, and refuses
 # to be loaded by two processes at once.
@@ -21,10 +22,21 @@ _ENVIRONMENT = {
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-  """Chips of one kind, wired as a grid."""
+  """TPU chips of one kind, wired as a grid.
+
+  Attributes:
+    chip_name: what one of `num_chips` is called.
+    compiler: the package whose compiler is asked.
+    links: in words, what collectives are taken to use.
+    knows_memory: it refuses a step that does not fit.
+    weaker: lines on the figures that are not the compiler's for these chips.
+  """
 
   chip: Chip
   sides: tuple[int, ...]  # of the grid, in chips
+
+  kind, chip_name, links = "TPU", "chip", "all links of a chip, 1 us a hop"
+  compiler, compiler_title, knows_memory, weaker = "libtpu", "libtpu", True, ()
 
   @property
   def name(self) -> str:
@@ -42,47 +54,69 @@ class Slice:
     """Whether a side closes to a ring: in a flat slice if it is 16 long, else if 4 divides all."""
     return side == 16 if len(self.sides) == 2 else all(each % 4 == 0 for each in self.sides)
 
+  @property
+  def unit(self) -> str:
+    return "chip" if self.chip.devices == 1 else f"device ({self.chip.devices} are one chip)"
 
-def find_slice(name: str) -> Slice:
-  """The slice of a name such as v5e:16x16.
+  @property
+  def wires(self) -> Wires:
+    """All links of a chip are taken to be used at once.
+
+    A side of the slice gives a chip two links where it closes to a ring; where it does not, the
+    chips at its ends have one, which bounds them all.
+    """
+    link = self.chip.link_bandwidth / self.chip.devices
+    links = sum(2 if self.is_ring(side) else 1 for side in self.sides if side > 1)
+    hops = sum(side // 2 if self.is_ring(side) else side - 1 for side in self.sides)
+    return Wires(link, links * link, hops * HOP_LATENCY)
+
+  def compiler_devices(self) -> list:
+    """As the function of this name."""
+    for name, value in _ENVIRONMENT.items():
+      os.environ.setdefault(name, value)
+    try:
+      import libtpu  # noqa: F401 - it tells jax where its library is
+    except ImportError:
+      raise UserError(f"the TPU compiler is not installed: {how_to_install('libtpu')}") from None
+    from jax.experimental import topologies
+
+    try:
+      return topologies.get_topology_desc(self.name, "tpu", **self.chip.options).devices
+    except Exception as error:  # the plugin's own kinds
+      raise UserError(
+        f"this libtpu cannot compile for {self.name} ({str(error).splitlines()[0]}): "
+        "choose another topology or libtpu"
+      ) from error
+
+
+def find_slice(name: str) -> Slice | Machines:
+  """The slice of a name such as v5e:16x16, or the machines of one such as h100:8 or h100:4x8.
 
   Raises:
     UserError: there is none; names those that there are.
   """
   kind, _, shape = name.partition(":")
-  chip = CHIPS.get(kind)
+  known = CHIPS | GPUS
+  chip = known.get(kind)
   if chip is None:
-    close = difflib.get_close_matches(kind, CHIPS, n=1)
+    close = difflib.get_close_matches(kind, known, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
-    examples = ", ".join(f"{each}:{CHIPS[each].shapes[-1]}" for each in CHIPS)
+    examples = ", ".join(f"{each}:{known[each].shapes[-1]}" for each in known)
     raise UserError(
       f"topology {name!r} is unknown{hint}: give a chip, a colon and the shape of the slice; chips "
-      f"are {', '.join(CHIPS)}, their largest slices {examples}"
+      f"are {', '.join(known)}, their largest slices {examples}"
     )
   if shape not in chip.shapes:
     names = ", ".join(f"{kind}:{each}" for each in chip.shapes)
     raise UserError(f"topology {name!r} is unknown: slices of {kind} are {names}")
-  return Slice(chip, tuple(map(int, shape.split("x"))))
+  sides = tuple(map(int, shape.split("x")))
+  return Machines(chip, sides) if isinstance(chip, Gpu) else Slice(chip, sides)
 
 
-def compiler_devices(topology: Slice) -> list:
+def compiler_devices(topology: Slice | Machines) -> list:
   """JAX's devices of the slice, for which programs can be compiled, but not run.
 
   Raises:
-    UserError: libtpu is not installed, or does not know the slice.
+    UserError: the compiler is not installed, or does not know the slice.
   """
-  for name, value in _ENVIRONMENT.items():
-    os.environ.setdefault(name, value)
-  try:
-    import libtpu  # noqa: F401 - it tells jax where its library is
-  except ImportError:
-    raise UserError(f"the TPU compiler is not installed: {how_to_install('libtpu')}") from None
-  from jax.experimental import topologies
-
-  try:
-    return topologies.get_topology_desc(topology.name, "tpu", **topology.chip.options).devices
-  except Exception as error:  # the plugin's own kinds
-    raise UserError(
-      f"this libtpu cannot compile for {topology.name} ({str(error).splitlines()[0]}): "
-      "choose another topology or libtpu"
-    ) from error
+  return topology.compiler_devices()

@@ -1,0 +1,120 @@
+"""Plans for GPUs: machines by name, their wires, and what is said of the weaker figures."""
+
+import dataclasses
+import json
+
+import jax
+import pytest
+from support.programs import ALL_REDUCE, FITTING, operation, program, step
+
+from pst_jax.errors import UserError
+from train import plan
+from train.planning import report
+from train.planning.chips import GIB
+from train.planning.compiling import limit
+from train.planning.gpus import GPUS
+from train.planning.hlo_cost import Collective
+from train.planning.roofline import collective_seconds, roofline
+from train.planning.topologies import compiler_devices, find_slice
+
+H100 = find_slice("h100:8")  # 989.4 TFLOP/s, 3,350 GB/s, NVLink of 450 GB/s in one direction
+
+
+def test_a_name_gives_the_gpus_of_machines():
+  assert (H100.name, H100.num_chips, H100.num_devices) == ("h100:8", 8, 8)
+  assert find_slice("h200:4x8").num_chips == 32
+
+
+@pytest.mark.parametrize(
+  ("name", "words"),
+  [
+    ("h100:9", "slices of h100 are h100:1, h100:2, h100:4, h100:8, h100:2x8"),
+    ("h10:8", r"did you mean h100\?"),
+  ],
+)
+def test_a_wrong_name_lists_the_right_ones(name, words):
+  with pytest.raises(UserError, match=words):
+    find_slice(name)
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_every_figure_of_a_gpu_is_possible_and_has_a_source(name):
+  chip = GPUS[name]
+  assert chip.usable_bytes == 0.75 * chip.hbm_bytes
+  assert 150 < chip.bf16_flops / chip.hbm_bandwidth < 600
+  assert chip.network_bandwidth < chip.link_bandwidth < chip.hbm_bandwidth
+  assert chip.source.startswith("https://www.nvidia.com/")
+
+
+def test_the_work_takes_its_time_at_the_peaks():
+  times = roofline(program(operation(flops=989.4e9, read=3350e6)), H100)
+  assert times.compute == pytest.approx(1e-3)
+  assert times.memory == pytest.approx(1e-3)
+
+
+def test_a_machine_sums_over_nvlink():
+  assert collective_seconds(ALL_REDUCE, H100) == pytest.approx(2 * (1e-6 + 100e6 * 7 / 8 / 450e9))
+  assert collective_seconds(Collective("collective-permute", 450_000, 0), H100) == pytest.approx(
+    2e-6
+  )
+  assert collective_seconds(ALL_REDUCE, find_slice("h100:1")) == 0
+
+
+def test_machines_sum_over_their_network():
+  expected = 2 * (2e-6 + 100e6 * 31 / 32 / 50e9)
+  assert collective_seconds(ALL_REDUCE, find_slice("h100:4x8")) == pytest.approx(expected)
+
+
+def test_what_exceeds_the_memory_does_not_fit_though_the_compiler_says_nothing():
+  too_much = dataclasses.replace(FITTING, arguments=90 * GIB)
+  limited = limit(step(program(), too_much), H100)
+  assert (limited.fits, limited.needed) == (False, too_much.total)
+  assert limit(step(program(), FITTING), H100).fits
+  # The compiler for TPUs has said it itself.
+  assert limit(step(program(), too_much), find_slice("v5e:2x4")).fits
+
+
+def test_the_text_says_which_figures_are_weaker_and_why():
+  said = report.text(step(program(operation(flops=1e12)), FITTING), H100)
+  assert "on h100:8: 8 GPUs" in said
+  assert f"by XLA for CPUs of jaxlib {jax.lib.__version__}; nothing ran on a GPU" in said
+  assert "WEAKER than what the compiler says of TPUs:" in said
+  assert "temporaries and HBM traffic are of XLA's program for CPUs" in said
+  assert "NVLink" in said
+  assert "libtpu" not in said
+  tpu = find_slice("v5e:2x4")
+  assert tpu.weaker == ()
+
+
+def test_fake_devices_stand_for_the_gpus():
+  assert len(compiler_devices(H100)) == 8
+  with pytest.raises(UserError, match="planned with 16 fake devices .* with 8: plan it"):
+    compiler_devices(find_slice("h100:2x8"))
+
+
+@pytest.fixture(scope="module")
+def tiny_plan(tmp_path_factory):
+  """A step that compiles in seconds, with its parameters split over 4 of 8 GPUs."""
+  file = tmp_path_factory.mktemp("plan") / "plan.json"
+  options = """synthetic --topology h100:8 --batch-per-chip 4 --model.name resnet18 --eval-top-k 0
+    --model.stem small --model.width 0.25 --data.image-size 16 --data.synthetic-classes 10
+    --model.batch-norm-group-size 4 --fsdp 4"""
+  plan.main([*options.split(), "--json", str(file)])
+  return json.loads(file.read_text())
+
+
+@pytest.mark.slow
+def test_arguments_are_exact(tiny_plan):
+  """What a GPU holds is the batch over 8, and of the state a fourth but for small arrays."""
+  arguments = tiny_plan["memory_per_device"]["arguments"]
+  least = tiny_plan["state_bytes"] / 4 + tiny_plan["batch_bytes"] / 8
+  assert least <= arguments <= 1.1 * least
+  assert tiny_plan["batch_bytes"] > 32 * 16 * 16 * 3
+
+
+@pytest.mark.slow
+def test_gpus_gather_the_parameters_and_sum_the_gradients(tiny_plan):
+  kinds = {row["kind"] for row in tiny_plan["collectives"]}
+  assert kinds >= {"all-gather", "all-reduce"}
+  assert tiny_plan["jaxlib"] == jax.lib.__version__
+  assert tiny_plan["weaker"]
