@@ -7,9 +7,9 @@
 Nothing is measured here. A step takes the least time that the plan gives, or --step-seconds: a
 slower step needs less of everything else. What is assumed of machines are options, printed with
 their values. Chips fail independently, as seldom as those of arXiv 2407.21783 (table 5): 419
-unexpected interruptions in 54 days of 16,384 GPUs. The interval between saves, and the time that is
-lost, are those of J. T. Daly, A higher order estimate of the optimum checkpoint interval for restart
-dumps, Future Generation Computer Systems 22 (2006), 303-312; Young's interval is its first term.
+unexpected interruptions in 54 days of 16,384 GPUs. The interval between saves, and the time that
+is lost, are J. T. Daly's: A higher order estimate of the optimum checkpoint interval for restart
+dumps, Future Generation Computer Systems 22 (2006), 303-312. Young's is its first term.
 """
 
 import argparse

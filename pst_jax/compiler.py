@@ -22,7 +22,11 @@ def compiler_options(platform: str | None = None) -> dict[str, str]:
   Options that the installed jaxlib does not know are left out.
   """
   platform = platform or jax.default_backend()
-  options = _MEASURED.get(platform, {})
+  return known_options(platform, _MEASURED.get(platform, {}))
+
+
+def known_options(platform: str, options: dict) -> dict:
+  """Those that the installed jaxlib knows: another is an error when it comes to compile."""
   return {name: value for name, value in options.items() if _is_known(platform, name, value)}
 
 

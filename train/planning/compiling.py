@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import jax
 
+from pst_jax.compiler import known_options
 from pst_jax.errors import UserError
 from train.planning.hlo_cost import Program, read_program
 from train.planning.hlo_text import parse
@@ -17,7 +18,11 @@ from train.schema import Config
 from train.setup import Setup, make_setup
 
 # For CPUs, whose machine code nobody runs: what is read comes before it.
-_QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+_QUICK = {
+  "xla_backend_optimization_level": 0,
+  "xla_llvm_disable_expensive_passes": True,
+  "xla_cpu_use_fusion_emitters": False,
+}
 _SIZES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -73,7 +78,8 @@ def compile_step(config: Config, num_classes: int, num_train: int, devices: list
 
   def work():
     lowered = setup.train_step.lower(setup.abstract_state, setup.abstract_batch)
-    return lowered.compile(_QUICK if devices[0].platform == "cpu" else None)
+    on_cpu = devices[0].platform == "cpu"
+    return lowered.compile(known_options("cpu", _QUICK) if on_cpu else None)
 
   try:
     compiled = _with_progress(title, work)

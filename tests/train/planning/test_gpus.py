@@ -88,7 +88,7 @@ def test_the_text_says_which_figures_are_weaker_and_why():
 
 def test_fake_devices_stand_for_the_gpus():
   assert len(compiler_devices(H100)) == 8
-  with pytest.raises(UserError, match="planned with 16 fake devices .* with 8: plan it"):
+  with pytest.raises(UserError, match=r"planned with 16 fake devices .* with 8: plan it"):
     compiler_devices(find_slice("h100:2x8"))
 
 
