@@ -26,7 +26,8 @@ docker build -f launch/Dockerfile --build-arg EXTRA=tpu -t "$IMAGE" .
 docker push "$IMAGE"
 
 # exec: XPK's SIGTERM is for the shell that it starts, which the trainer replaces. It comes within 5
-# seconds, which the grace must leave. A spot machine leaves about 30 in all.
+# seconds, which the grace must leave. A spot machine gives 15 by default, whatever stands here:
+# https://cloud.google.com/kubernetes-engine/docs/concepts/spot-vms
 given=("$config" --run-dir "$RUN_DIR" --data.data-dir "$DATA_DIR" "$@")
 xpk workload create --cluster="$CLUSTER" --project="$PROJECT" --zone="$ZONE" \
   --workload="$workload" --tpu-type="$TYPE" --num-slices=1 --docker-image="$IMAGE" \

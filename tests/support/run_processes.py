@@ -72,6 +72,7 @@ def start(
   devices: int = 4,
   module: str = "train",
   programs: list[str] | None = None,
+  patience: int = 1,
 ) -> Run:
   """`python -m train OPTIONS` in `count` processes of this machine.
 
@@ -80,6 +81,7 @@ def start(
     devices: fake ones, of each process.
     module: instead of train.
     programs: of each process, with its first arguments, instead of a module.
+    patience: how many times longer than two processes many wait for each other.
   """
   environment = os.environ | {
     "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {' '.join(QUICK.split())}",
@@ -92,7 +94,7 @@ def start(
   programs = programs or [f"-m {module}"] * count
   commands = [
     [sys.executable, *f"{program} {options} {flags}".split()]
-    for program, flags in zip(programs, flags_of(count), strict=True)
+    for program, flags in zip(programs, flags_of(count, patience), strict=True)
   ]
   return Run(
     [
@@ -116,14 +118,14 @@ def _hear_signals() -> None:
     signal.signal(number, signal.SIG_DFL)
 
 
-def flags_of(count: int) -> list[str]:
+def flags_of(count: int, patience: int = 1) -> list[str]:
   """The options by which the processes of one run find each other."""
   if count == 1:
     return [""]
   address = f"localhost:{free_port()}"
   return [
     f"--coordinator {address} --num-processes {count} --process-id {index} "
-    "--heartbeat-timeout 60 --join-timeout 120"
+    f"--heartbeat-timeout {60 * patience} --join-timeout {120 * patience}"
     for index in range(count)
   ]
 

@@ -64,10 +64,11 @@ class Machines:
 
   kind, chip_name, unit = "GPU", "GPU", "GPU"
   compiler, compiler_title = "jaxlib", "XLA for CPUs of jaxlib"
-  knows_memory = False
+  knows_memory, bounds = False, ("compute", "interconnect")
   weaker = (
-    "temporaries and HBM traffic are of XLA's program for CPUs, which fuses otherwise than that",
-    "for GPUs, keeps copies of bfloat16 arrays in float32, and knows no workspace of cuDNN;",
+    "temporaries and HBM traffic are of XLA's program for CPUs, which fuses less than that for",
+    "GPUs, keeps copies of bfloat16 arrays in float32, and knows no workspace of cuDNN: the time",
+    "by memory is no bound, and the least time is that of compute and interconnect alone;",
     "collectives are those that were asked for: the compiler for GPUs may merge small ones;",
     "float32 configs compute in TF32, at half of the peak that is given;",
     f"usable memory is the {_PREALLOCATED:.0%} that JAX takes by default: more with, for example,",
@@ -88,7 +89,8 @@ class Machines:
 
   @property
   def links(self) -> str:
-    return "NVLink" if len(self.sides) == 1 else "one network port a GPU, between machines"
+    where = "NVLink" if len(self.sides) == 1 else "a GPU's port to other machines"
+    return f"{self.wires.bandwidth / 1e9:,.0f} GB/s of {where}, 1 us a hop"
 
   @property
   def wires(self) -> Wires:

@@ -8,7 +8,7 @@ import jax
 
 from train.planning.compiling import CompiledStep
 from train.planning.kinds import kinds
-from train.planning.roofline import collective_seconds, operation_seconds, roofline
+from train.planning.roofline import Roofline, collective_seconds, operation_seconds, roofline
 from train.planning.topologies import Machines, Slice
 
 _UNITS = (("days", 1), ("hours", 24), ("minutes", 24 * 60), ("seconds", 24 * 60 * 60))
@@ -54,7 +54,7 @@ def as_dict(step: CompiledStep, topology: Slice | Machines) -> dict:
     "operations_by_kind": [dataclasses.asdict(each) for each in kinds(program, topology)],
     "unknown_loops": list(program.unknown_loops),
     "collectives": _collectives(step, topology),
-    "roofline_seconds": dataclasses.asdict(times) | {"least": times.least},
+    "roofline_seconds": _seconds(times),
     "binding": times.binding,
     "most_images_per_second": rate,
     "most_images_per_second_per_chip": rate / topology.num_chips,
@@ -63,6 +63,11 @@ def as_dict(step: CompiledStep, topology: Slice | Machines) -> dict:
     "steps": setup.total_steps,
     "least_days": setup.total_steps * times.least / _DAY,
   }
+
+
+def _seconds(times: Roofline) -> dict[str, float]:
+  names = ("compute", "memory", "interconnect", "one_by_one", "least")
+  return {name: getattr(times, name) for name in names}
 
 
 def _bytes(tree) -> int:
@@ -87,7 +92,7 @@ def _collectives(step: CompiledStep, topology) -> list[dict]:
 
 def text(step: CompiledStep, topology: Slice | Machines) -> str:
   plan, unit = as_dict(step, topology), topology.unit
-  parts = [_title(plan, topology), _memory(plan, unit)]
+  parts = [_title(plan, topology), _memory(plan, topology)]
   if step.fits:
     parts += [_work(plan, unit), _times(plan, topology, unit)]
   if topology.weaker:
@@ -106,9 +111,9 @@ def _title(plan, topology) -> str:
   )
 
 
-def _memory(plan, unit) -> str:
+def _memory(plan, topology) -> str:
   usable = plan["hbm_usable_bytes_per_device"]
-  title = f"MEMORY of a {unit}, by the compiler\n"
+  title = f"MEMORY of a {topology.unit}, by the compiler\n"
   if not plan["fits"]:
     needed = plan["hbm_needed_bytes_per_device"]
     return (
@@ -116,12 +121,12 @@ def _memory(plan, unit) -> str:
       "  images a chip (--batch-per-chip)"
     )
   memory = plan["memory_per_device"]
+  peak = f"\n  peak         {_gb(memory['peak']):>10}  most in use at once, without the program"
   return f"""{title}\
   fits: {_gb(memory["total"])} of {_gb(usable)} ({memory["total"] / usable:.0%})
   arguments    {_gb(memory["arguments"]):>10}  parameters, optimizer, statistics, the batch
   temporaries  {_gb(memory["temporaries"]):>10}  mostly activations kept for the backward pass
-  program      {_gb(memory["code"]):>10}
-  peak         {_gb(memory["peak"]):>10}  most in use at once, without the program"""
+  program      {_gb(memory["code"]):>10}{peak if topology.knows_memory else ""}"""
 
 
 def _work(plan, unit) -> str:
@@ -154,7 +159,8 @@ def _times(plan, topology, unit) -> str:
   chip, times, cycles = topology.chip, plan["roofline_seconds"], plan["compiler_cycles"]
   rates = {
     "compute": f"{chip.flops_per_device / 1e12:,.0f} TFLOP/s (bfloat16)",
-    "memory": f"{chip.bandwidth_per_device / 1e9:,.0f} GB/s of HBM",
+    "memory": f"{chip.bandwidth_per_device / 1e9:,.0f} GB/s of HBM"
+    + ("" if "memory" in topology.bounds else ", no bound"),
     "interconnect": topology.links,
   }
   limits = [

@@ -21,10 +21,11 @@ class Roofline:
   # Every operation at its own limit, one after the other: nothing overlaps but compute and memory
   # within an operation, and copies that are started early, which count in `memory` alone.
   one_by_one: float
+  bounds: tuple[str, ...]  # those that no real step can beat
 
   @property
   def binding(self) -> str:
-    return max(("compute", "memory", "interconnect"), key=lambda name: getattr(self, name))
+    return max(self.bounds, key=lambda name: getattr(self, name))
 
   @property
   def least(self) -> float:
@@ -43,6 +44,7 @@ def roofline(program: Program, topology: Slice) -> Roofline:
     memory=program.total("hbm_bytes") / topology.chip.bandwidth_per_device,
     interconnect=interconnect,
     one_by_one=each_alone + interconnect,
+    bounds=topology.bounds,
   )
 
 

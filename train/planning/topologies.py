@@ -25,6 +25,7 @@ class Slice:
   """TPU chips of one kind, wired as a grid.
 
   Attributes:
+    bounds: the times of a roofline that no step can beat.
     chip_name: what one of `num_chips` is called.
     compiler: the package whose compiler is asked.
     links: in words, what collectives are taken to use.
@@ -36,6 +37,7 @@ class Slice:
   sides: tuple[int, ...]  # of the grid, in chips
 
   kind, chip_name, links = "TPU", "chip", "all links of a chip, 1 us a hop"
+  bounds = ("compute", "memory", "interconnect")
   compiler, compiler_title, knows_memory, weaker = "libtpu", "libtpu", True, ()
 
   @property

@@ -52,6 +52,14 @@ def test_the_work_takes_its_time_at_the_peaks():
   assert times.memory == pytest.approx(1e-3)
 
 
+def test_the_traffic_of_the_program_for_cpus_is_no_bound():
+  work = program(operation(flops=989.4e9, read=33_500e6))
+  times = roofline(work, H100)
+  assert (times.memory, times.binding) == (pytest.approx(10e-3), "compute")
+  assert times.least == pytest.approx(1e-3)
+  assert "10.00 ms  at 3,350 GB/s of HBM, no bound" in report.text(step(work, FITTING), H100)
+
+
 def test_a_machine_sums_over_nvlink():
   assert collective_seconds(ALL_REDUCE, H100) == pytest.approx(2 * (1e-6 + 100e6 * 7 / 8 / 450e9))
   assert collective_seconds(Collective("collective-permute", 450_000, 0), H100) == pytest.approx(

@@ -9,36 +9,11 @@ import signal
 import subprocess
 import sys
 
-import jax
-import numpy as np
 import pytest
 from support.run_processes import REPOSITORY, TINY, Run, flags_of, free_port, start
-from support.run_results import bits, lines
-
-from train.run.checkpoints import restore
-from train.run.folder import RunFolder
-from train.setup import make_setup
+from support.run_results import assert_close, bits, last_state, lines
 
 LAST = 15
-
-
-def last_state(folder):
-  """Of the last step, as numpy arrays."""
-  folder = RunFolder(folder)
-  with jax.enable_x64(True):
-    setup = make_setup(folder.read_config(), 4, 41, jax.devices()[:1])
-    restored = restore(folder.checkpoints, setup.abstract_state)
-    assert restored.step == LAST
-    return jax.device_get(restored.state)
-
-
-def assert_close(actual, expected):
-  for (path, a), e in zip(
-    jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True
-  ):
-    # Some momenta are zero but for rounding, of a bias whose output BatchNorm centres again.
-    scale = max(np.max(np.abs(e)), 1e-5)
-    assert np.max(np.abs(a - e)) <= 1e-10 * scale, jax.tree_util.keystr(path)
 
 
 @dataclasses.dataclass(frozen=True)
