@@ -126,6 +126,9 @@ def test_the_text_names_what_is_assumed(tmp_path, capsys):
   assert "1,024 hosts: 12,800 images/s each, 128 of its 112 hardware threads" in said
   assert "they suffice for a step of 11.4 ms" in said
   assert "images_per_cpu   100" in said
+  assert "longer than the run, so at its end" in said  # of 5.6 seconds
+  pod.main([str(file), "--slices", "16", "--step-seconds", "10"])
+  assert "steps, --checkpoint.every-epochs " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,7 @@ LAST = 5
 
 
 @pytest.mark.slow
-def test_sixteen_processes_of_one_device_train_to_the_state_of_one(tmp_path, monkeypatch):
-  # One compiles for all, where two cores would compile sixteen times.
-  monkeypatch.setenv("JAX_SHARE_BINARY_BETWEEN_HOSTS", "1")
+def test_sixteen_processes_of_one_device_train_to_the_state_of_one(tmp_path):
   ends = {}
   for count in (1, 16):
     options = f"{OPTIONS} --run-dir {tmp_path}/{count}"
