@@ -44,8 +44,9 @@ class Assumptions:
 
 def exchanges(plan: dict, given: Assumptions) -> list[dict]:
   """Of each kind of collective in a step: hops, and seconds by hops, links and data centre."""
-  wires, rows = find_slice(plan["topology"]).wires, []
+  topology, rows = find_slice(plan["topology"]), []
   for row in plan["collectives"]:
+    wires = topology.wires(row["group"])
     passes = 2 if row["kind"] == "all-reduce" else 1
     hops = round(wires.latency / HOP_LATENCY) * passes * row["count"]
     # What the slice has summed crosses once more between slices, a part of it from each chip.

@@ -90,14 +90,16 @@ class Machines:
   @property
   def links(self) -> str:
     where = "NVLink" if len(self.sides) == 1 else "a GPU's port to other machines"
-    return f"{self.wires.bandwidth / 1e9:,.0f} GB/s of {where}, 1 us a hop"
+    return f"{self.wires().bandwidth / 1e9:,.0f} GB/s of {where}, 1 us a hop"
 
-  @property
-  def wires(self) -> Wires:
-    """A ring through all GPUs leaves a machine by as many ports as it has GPUs."""
-    alone = len(self.sides) == 1
-    rate = self.chip.link_bandwidth if alone else self.chip.network_bandwidth
-    return Wires(rate, rate, HOP_LATENCY * len(self.sides))
+  def wires(self, group: int = 0) -> Wires:
+    """As `Slice.wires`: between machines only where more take part than one machine has.
+
+    A ring through all GPUs leaves a machine by as many ports as it has GPUs.
+    """
+    inside = len(self.sides) == 1 or 0 < group <= self.sides[-1]
+    rate = self.chip.link_bandwidth if inside else self.chip.network_bandwidth
+    return Wires(rate, rate, HOP_LATENCY if inside else 2 * HOP_LATENCY)
 
   def compiler_devices(self) -> list:
     """As many fake devices of the CPU; the compiler for GPUs needs CUDA's libraries.

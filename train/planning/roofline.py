@@ -60,7 +60,7 @@ def collective_seconds(collective: Collective, topology: Slice) -> float:
   group = collective.group or topology.num_devices
   if group == 1 or topology.num_chips == 1:
     return 0.0
-  wires = topology.wires
+  wires = topology.wires(group)
   if collective.kind == "collective-permute":
     return HOP_LATENCY + collective.bytes / wires.link
   # A device gives its part into an all-gather and receives those of all others.

@@ -60,13 +60,15 @@ class Slice:
   def unit(self) -> str:
     return "chip" if self.chip.devices == 1 else f"device ({self.chip.devices} are one chip)"
 
-  @property
-  def wires(self) -> Wires:
-    """All links of a chip are taken to be used at once.
+  def wires(self, group: int = 0) -> Wires:
+    """What an exchange in groups of so many devices (0: all) goes over.
+
+    All links of a chip are taken to be used at once.
 
     A side of the slice gives a chip two links where it closes to a ring; where it does not, the
     chips at its ends have one, which bounds them all.
     """
+    del group  # one of neighbours alone may need fewer hops
     link = self.chip.link_bandwidth / self.chip.devices
     links = sum(2 if self.is_ring(side) else 1 for side in self.sides if side > 1)
     hops = sum(side // 2 if self.is_ring(side) else side - 1 for side in self.sides)

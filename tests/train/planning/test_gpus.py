@@ -73,6 +73,12 @@ def test_machines_sum_over_their_network():
   assert collective_seconds(ALL_REDUCE, find_slice("h100:4x8")) == pytest.approx(expected)
 
 
+def test_groups_that_fit_in_a_machine_stay_in_it():
+  gather = Collective("all-gather", 10_000_000, 8)
+  expected = 1e-6 + 80e6 * 7 / 8 / 450e9
+  assert collective_seconds(gather, find_slice("h100:4x8")) == pytest.approx(expected)
+
+
 def test_what_exceeds_the_memory_does_not_fit_though_the_compiler_says_nothing():
   too_much = dataclasses.replace(FITTING, arguments=90 * GIB)
   limited = limit(step(program(), too_much), H100)
