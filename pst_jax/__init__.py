@@ -12,6 +12,7 @@ if TYPE_CHECKING:
   from pst_jax.compiler import compiler_options
   from pst_jax.fold import fold_batch_norm
   from pst_jax.models import create_model, list_models, summarize
+  from pst_jax.pretrained import from_pretrained
 
 __version__ = "0.1.0"
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
   "create_model",
   "detection",
   "fold_batch_norm",
+  "from_pretrained",
   "layers",
   "list_models",
   "models",
@@ -31,6 +33,7 @@ _MODULE_OF = {
   "compiler_options": "compiler",
   "create_model": "models",
   "fold_batch_norm": "fold",
+  "from_pretrained": "pretrained",
   "list_models": "models",
   "summarize": "models",
 }

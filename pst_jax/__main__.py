@@ -12,10 +12,11 @@ from pst_jax.errors import UserError, refuse_empty, report
 COMMANDS = {
   "models": "list the networks and what they cost",
   "convert": "turn weights into another form",
-  "export": "turn a network into StableHLO to deploy it",
+  "export": "turn a network into a file to deploy",
   "inspect": "show what a file of weights holds",
   "predict": "name what is on images",
   "benchmark": "measure what the fine branch costs",
+  "push": "share weights on the Hugging Face hub",
 }
 
 

@@ -197,8 +197,9 @@ class Config:
   run_dir: str = "runs/default"
   """Folder of this run; an existing one is resumed."""
   init_from: str = ""
-  """Weights that a new run starts from: a .pt, .pth or .safetensors file, or a folder (another run,
-  or what `python -m pst_jax convert` wrote); the head is new if the classes differ."""
+  """Weights that a new run starts from: a .pt, .pth or .safetensors file, a folder (another run,
+  or what `python -m pst_jax convert` wrote), or hf://owner/name; the head is new if the classes
+  differ."""
   # jax.random.key takes no more bits than these: a higher seed would be the same as a lower one.
   seed: Annotated[int, Range("a number from 0 to below 2**32", lambda v: 0 <= v < 2**32)] = 0
   """Decides initial parameters, order of the data, augmentation and dropout."""

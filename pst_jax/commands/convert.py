@@ -15,6 +15,7 @@ SOURCE is one of
                              such as Ultralytics' trainer writes (nothing of the file is run)
   weights.safetensors
   FOLDER                     that this command wrote
+  hf://owner/name            a repository of the Hugging Face hub; hf://owner/name@revision
 DEST is one of
   weights.safetensors
   weights.pt, weights.pth    a state dict for load_state_dict(strict=True); needs PyTorch

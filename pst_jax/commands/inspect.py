@@ -11,7 +11,7 @@ from pst_jax.wording import listed
 DESCRIPTION = """\
 Shows what a file of weights holds: its form, the network, entries, types, parameters, and the
 metadata that travel with it. FILE is a .pt, .pth or .safetensors of anybody (nothing of it is run),
-a run folder, or a folder that `python -m pst_jax convert` wrote.
+a run folder, a folder that `python -m pst_jax convert` wrote, or hf://owner/name.
 """
 
 

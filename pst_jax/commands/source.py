@@ -4,7 +4,9 @@ import argparse
 
 from pst_jax.errors import UserError
 
-DESCRIPTION = "a run folder, .pt, .pth or .safetensors, or a folder that `convert` wrote"
+DESCRIPTION = (
+  "a run folder, .pt, .pth or .safetensors, a folder that `convert` wrote, or hf://owner/name"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pst_jax import hub
 from pst_jax.checkpoints.layout import Which
+from pst_jax.convert import hub_config
 from pst_jax.convert.formats.pickle_globals import printable
 from pst_jax.convert.formats.safetensors_file import read_safetensors, write_safetensors
 from pst_jax.convert.formats.torch_file import read_torch_file, to_float32, write_torch_file
-from pst_jax.convert.metadata import Metadata
+from pst_jax.convert.metadata import Metadata, Record
 from pst_jax.convert.recognition import recognize
 from pst_jax.convert.state_dict import COUNTER, from_torch, last_bias, to_torch
 from pst_jax.errors import UserError
@@ -48,10 +50,12 @@ class Weights:
   Attributes:
     variables: {"params", "batch_stats"} of NumPy arrays in float32.
     metadata: what they are.
+    record: what a run knows of them beside that; empty where they were read of none.
   """
 
   variables: dict
   metadata: Metadata
+  record: Record = Record()
 
   def network(self, **options) -> Network:
     """The network that the variables belong to, e.g. `weights.network(top_k=8)`."""
@@ -98,7 +102,8 @@ def read(
   """Reads the weights of a network, in float32, from a file or a folder.
 
   Args:
-    source: a run folder, a folder that `write` wrote, or a .pt, .pth or .safetensors of anybody.
+    source: a run folder, a folder that `write` wrote, a .pt, .pth or .safetensors of anybody, or
+      a repository of the hub, hf://owner/name or hf://owner/name@revision.
     model: the network; None: the one that the metadata name, or else the one that has exactly these
       entries. A folder says itself what network it holds.
     step: of a run folder: a step, "latest" or "best"; None: the latest.
@@ -109,6 +114,8 @@ def read(
     UserError: it holds no weights, or corrupt ones, or not those asked for; no network, or not this
       one, has exactly these entries; or an entry holds NaN or infinity.
   """
+  if hub.is_address(source):
+    return _read_repository(str(source), model, step, ema)
   path = local_folder(source, "the source of weights")
   if weights := _read_folder(path, step, ema):
     found = weights.metadata.model
@@ -124,12 +131,38 @@ def read(
 
 def read_as_is(source: str | os.PathLike) -> WeightFile:
   """Reads what a file or folder holds, without judging it; errors as `read`."""
+  if hub.is_address(source):
+    return _repository_as_is(str(source))
   path = local_folder(source, "the source of weights")
   weights = _read_folder(path)
   if weights is None:
     return read_weight_file(path)
   block = weights.metadata.to_block()
   return WeightFile("folder of Orbax checkpoints", weights.state_dict(), block, {})
+
+
+def _read_repository(
+  source: str, model: str | None, step: Which | None, ema: bool | None
+) -> Weights:
+  if step is not None:
+    raise UserError(f"{source}: a repository holds one step: leave --step out, or give a @revision")
+  fetched = hub.fetch(source)
+  with _about(source):
+    weights = _read_file(fetched.weights, model, ema)
+    metadata = hub_config.completed(weights.metadata, fetched.config, source, model)
+  return Weights(weights.variables, metadata)
+
+
+def _repository_as_is(source: str) -> WeightFile:
+  fetched = hub.fetch(source)
+  file = read_weight_file(fetched.weights)
+  try:
+    metadata = describe(file, fetched.weights.name)
+  except UserError:
+    return file  # of no network that is known
+  with _about(source):
+    metadata = hub_config.completed(metadata, fetched.config, source, None)
+  return file._replace(block=(file.block or {}) | metadata.to_block())
 
 
 def _read_folder(
@@ -230,6 +263,8 @@ def check_finite(state_dict: Mapping[str, np.ndarray]) -> None:
 
 def check_destination(dest: str | os.PathLike, *, force: bool = False) -> None:
   """Raises UserError if `write` could not write there."""
+  if hub.is_address(dest):
+    raise UserError(f"{dest}: `pst_jax push` is the command that writes to the hub")
   suffix = local_folder(dest, "the destination").suffix
   if not suffix:
     _orbax(dest).check_folder(dest, force=force)

@@ -2,15 +2,28 @@
 
 import dataclasses
 import importlib.metadata
+import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from pst_jax.convert.formats.pickle_globals import printable
 from pst_jax.errors import UserError
 
 SCHEMA_KEY, SCHEMA = "pst_jax_weights", 1
 """The entry that tells our block from anybody's."""
+
+
+class Record(NamedTuple):
+  """What a run knows of weights beside their metadata.
+
+  Attributes:
+    metrics: that it measured of these weights at their step; none: it did not.
+    options: of the training, flat by name as the trainer saves them.
+  """
+
+  metrics: Mapping[str, float] = types.MappingProxyType({})
+  options: Mapping[str, Any] = types.MappingProxyType({})
 
 
 @dataclass(frozen=True)

@@ -126,10 +126,22 @@ class Predictor:
       if not IMAGE_SIZE.allows(image_size):
         raise UserError(f"image_size is {image_size}, but it must be {IMAGE_SIZE.text}, in pixels")
       preprocessing = {**preprocessing, "image_size": image_size}
-    selection = _recorded_rule(facts, top_k) if selection is None else selection
+    selection = cls.recorded_rule(facts, top_k) if selection is None else selection
     network = weights.network(top_k=top_k, selection=selection)
     folded = fold_batch_norm(network, weights.variables)
     return cls(*folded, preprocessing, **fields)
+
+  @staticmethod
+  def recorded_rule(facts: Metadata, top_k: int) -> str:
+    """The rule of the weights; a file may not choose what is imported and run."""
+    if facts.selection in ops.SELECTIONS:
+      return facts.selection
+    if not top_k:
+      return "top_k"  # no rule plays a part
+    raise UserError(
+      f"the weights were trained with the rule {printable(facts.selection)}, which is not one of "
+      f"{', '.join(ops.SELECTIONS)}: if you know it, give it with --selection"
+    )
 
   @staticmethod
   def preprocessing_of(metadata: Metadata) -> dict:
@@ -176,18 +188,6 @@ class Predictor:
   def token_strides(self) -> tuple[int, ...]:
     """Pixels to a side of a coarse token, of each PST module as `explain` orders them."""
     raise NotImplementedError
-
-
-def _recorded_rule(facts: Metadata, top_k: int) -> str:
-  """The rule of the weights; a file may not choose what is imported and run."""
-  if facts.selection in ops.SELECTIONS:
-    return facts.selection
-  if not top_k:
-    return "top_k"  # no rule plays a part
-  raise UserError(
-    f"the weights were trained with the rule {printable(facts.selection)}, which is not one of "
-    f"{', '.join(ops.SELECTIONS)}: if you know it, give it with --selection"
-  )
 
 
 def has_pst(params: Mapping) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from pst_jax import hub
 from pst_jax.convert.io import Weights
 from pst_jax.errors import UserError
 from pst_jax.inference.predictor import has_pst
@@ -22,6 +23,8 @@ from train.tasks import registry
 
 def run_config(source: str | os.PathLike) -> schema.Config | None:
   """The config of a run folder; None for other weights; UserError if it cannot be used."""
+  if hub.is_address(source):
+    return None
   run = RunFolder(source)
   return run.read_config() if run.config.is_file() else None
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from pst_jax.checkpoints import layout, read, write
 from pst_jax.checkpoints.layout import Identity, Which
-from pst_jax.convert.metadata import Metadata
+from pst_jax.convert.metadata import Metadata, Record
 from pst_jax.errors import UserError
 from pst_jax.files import expand_home, recover_folder, replace_folder
 
@@ -28,8 +28,10 @@ _COLLECTIONS = ("params/", "batch_stats/")
 
 def read_folder(
   path: pathlib.Path, step: Which = "latest", ema: bool | None = None
-) -> tuple[dict, Metadata]:
-  """The variables in float32 and the facts of a folder; arguments as `convert.io.read`.
+) -> tuple[dict, Metadata, Record]:
+  """The variables in float32, the facts and the record of a folder, as `io.Weights` has them.
+
+  Arguments as `convert.io.read`.
 
   Raises:
     UserError: it is neither a run's nor one of weights; it has no such checkpoint or moving
@@ -65,7 +67,15 @@ def read_folder(
     metadata = block or _of_config(path, restored, variables)
   except UserError as error:
     raise UserError(f"{path}: {error}") from None
-  return variables, dataclasses.replace(metadata, weights=kinds[-1])
+  return variables, dataclasses.replace(metadata, weights=kinds[-1]), _record(restored, kinds[-1])
+
+
+def _record(restored: read.Restored, kind: str) -> Record:
+  """What a run measured: of the moving average, where it keeps one, and not of the parameters."""
+  block, config = (restored.extra.get(name) for name in (BLOCK, "config"))
+  evaluated = block.get("weights") if isinstance(block, dict) else "params"
+  metrics = restored.metrics if evaluated == kind else {}
+  return Record(metrics, config if isinstance(config, dict) else {})
 
 
 def _checkpoints_of(path: pathlib.Path) -> tuple[bool, pathlib.Path]:
