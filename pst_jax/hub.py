@@ -124,8 +124,8 @@ def _from_cache(api, address: Address, unreachable: UserError) -> Fetched:
 def _check_size(address: Address, size: int | None) -> None:
   if size is not None and size > MOST_CONFIG:
     raise UserError(
-      f"{address}: its {CONFIG} has {size:,} bytes, where {MOST_CONFIG:,} are the most: give another "
-      "repository"
+      f"{address}: its {CONFIG} has {size:,} bytes, where {MOST_CONFIG:,} are the most: give "
+      "another repository"
     )
 
 

@@ -39,7 +39,7 @@ def from_pretrained(
     letterboxed) and normalised; its variables {"params", "batch_stats"} of NumPy arrays in float32;
     and {"image_size", "mean", "std"}, of a classifier "eval_crop" too: the pixels of a side,
     (pixels / 255 - mean) / std, and image_size as a share of the short side before the crop. What
-    the source does not say is taken as `pst_jax predict` takes it: ImageNet's, of a detector COCO's.
+    the source does not say is as `pst_jax predict` takes it: ImageNet's, of a detector COCO's.
 
   Raises:
     MissingFileError: there is nothing at a path.

@@ -50,8 +50,8 @@ def model_card(repo: str, weights: Weights, config: dict, license: str | None) -
     f"## Results\n\n{_results(config)}",
     f"## Use\n\nWith pst_jax and huggingface_hub installed:\n\n{_USE.format(repo=repo)}",
     "## Limits\n\nMade with pst_jax, an implementation of the Pyramid Sparse Transformer "
-    "([arXiv 2505.12772](https://arxiv.org/abs/2505.12772)) in JAX. The accuracies of the paper are "
-    "not reproduced with it, and nothing here says that these weights reach them.",
+    "([arXiv 2505.12772](https://arxiv.org/abs/2505.12772)) in JAX. The accuracies of the paper "
+    "are not reproduced with it, and nothing here says that these weights reach them.",
   ]
   return "\n\n".join(part for part in parts if part) + "\n"
 

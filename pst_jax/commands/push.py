@@ -6,8 +6,8 @@ from pst_jax.commands import source
 
 DESCRIPTION = """\
 Shares trained weights as a repository of the Hugging Face hub, for `hf://owner/name`. It gets
-weights.safetensors, config.json (network, preprocessing, classes, what the run measured, the options
-of the training but for places on this machine) and README.md, a model card of these facts.
+weights.safetensors, config.json (network, preprocessing, classes, what the run measured and its
+options, but for places on this machine) and README.md, a model card of these facts.
 
   pst_jax push runs/digits alice/digits-pst
   pst_jax push runs/digits alice/digits-pst --step best --license apache-2.0 --private

@@ -87,8 +87,8 @@ def _check_architecture(config: dict, model: str) -> None:
       f"its config.json says {printable(str(named))}"
       + (" with arguments of its own" if changed else "")
       + (f" with {printable(str(pool))} pooling" if pool not in ("avg", "") else "")
-      + f", and its entries are those of {model}, which may compute something else: if it does not, "
-      f"say so with --model {model}"
+      + f", and its entries are those of {model}, which may compute something else: if it does "
+      f"not, say so with --model {model}"
     )
 
 
@@ -100,7 +100,8 @@ def _preprocessing(config: dict) -> dict | None:
     return None
   if not isinstance(size, list) or size[1:] != size[-1:] * 2:
     raise UserError(
-      f"its config.json says input_size {printable(str(size))}, but images must be square: [3, S, S]"
+      f"its config.json says input_size {printable(str(size))}, but images must be square: give a "
+      "repository with [3, S, S]"
     )
   facts = {"image_size": size[-1]} | {
     ours: said.get(theirs, default) for ours, theirs, default in _TIMM

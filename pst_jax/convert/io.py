@@ -4,7 +4,7 @@ import contextlib
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -55,7 +55,7 @@ class Weights:
 
   variables: dict
   metadata: Metadata
-  record: Record = Record()
+  record: Record = field(default_factory=Record)
 
   def network(self, **options) -> Network:
     """The network that the variables belong to, e.g. `weights.network(top_k=8)`."""

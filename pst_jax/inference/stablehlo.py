@@ -15,11 +15,17 @@ from pst_jax.files import atomic_writes, check_free
 from pst_jax.inference.predictor import Predictor
 from pst_jax.install import how_to_install
 
-OTHER_FORMS = (
+_ENDINGS = (
   *(".engine", ".h5", ".keras", ".mlmodel", ".mlpackage", ".onnx", ".pb", ".plan", ".pt", ".pte"),
-  *(".pth", ".safetensors", ".tflite", ".trt"),
+  *(".pth", ".safetensors", ".stablehlo", ".tflite", ".trt", ".ts"),
 )
-"""Endings that promise a file of another kind."""
+"""Endings that promise a file of one kind."""
+FORMS = {
+  "stablehlo": ("StableHLO", (".stablehlo",)),
+  "onnx": ("ONNX", (".onnx",)),
+  "torchscript": ("TorchScript", (".ts", ".pt", ".pth")),
+}
+"""What a network can be exported as: its name in words, and the endings for it."""
 PLATFORMS = ("cpu", "tpu", "cuda")
 
 
@@ -59,6 +65,26 @@ def facts_path(path: str | os.PathLike) -> str:
   return f"{os.fspath(path)}.json"
 
 
+def check_ending(path: str | os.PathLike, form: str) -> None:
+  """Raises UserError for a name whose ending promises another form than one of `FORMS`."""
+  suffix, (name, own) = pathlib.Path(path).suffix.lower(), FORMS[form]
+  if suffix in _ENDINGS and suffix not in own:
+    other = next((each for each, (_, endings) in FORMS.items() if suffix in endings), None)
+    raise UserError(
+      f"{path}: the file will be {name}, which {suffix} is not the ending of: give a name such as "
+      f"{pathlib.Path(path).stem}{own[0]}" + (f", or --format {other}" if other else "")
+    )
+
+
+def facts_about(predictor: Predictor, metadata: Metadata) -> dict:
+  """What whoever runs an exported file needs to know, as plain values for JSON."""
+  # What decides the answers: the preprocessing, and the fields that a task adds.
+  settings = {
+    name: x for name, x in vars(predictor).items() if name not in ("network", "variables")
+  }
+  return {**metadata.to_block(), "top_k": predictor.network.top_k, **settings}
+
+
 def check_export_destination(path: str | os.PathLike, *, force: bool = False) -> None:
   """Raises UserError if `write_export` could not write there, or flatbuffers is not installed."""
   try:
@@ -67,12 +93,7 @@ def check_export_destination(path: str | os.PathLike, *, force: bool = False) ->
     raise UserError(
       f"exporting needs flatbuffers, which is not installed: {how_to_install('flatbuffers')}"
     ) from None
-  suffix = pathlib.Path(path).suffix.lower()
-  if suffix in OTHER_FORMS:
-    raise UserError(
-      f"{path}: the file will be StableHLO, which {suffix} is not the ending of: give a name such "
-      f"as {pathlib.Path(path).stem}.stablehlo"
-    )
+  check_ending(path, "stablehlo")
   for each in (path, facts_path(path)):
     check_free(each, force=force)
 
@@ -96,17 +117,11 @@ def write_export(
   """
   check_export_destination(path, force=force)
   network = exported.serialize()
-  # What decides the answers: the preprocessing, and the fields that a task adds.
-  settings = {
-    name: x for name, x in vars(predictor).items() if name not in ("network", "variables")
-  }
   facts = {
     "input": str(exported.in_avals[0]),
     "output": jax.tree.map(str, jax.tree.unflatten(exported.out_tree, exported.out_avals)),
     "platforms": list(exported.platforms),
-    **metadata.to_block(),
-    "top_k": predictor.network.top_k,
-    **settings,
+    **facts_about(predictor, metadata),
   }
   # Together: class names of an old network beside a new one would be worse than neither.
   with atomic_writes(facts_path(path), path, force=force) as (facts_file, file):

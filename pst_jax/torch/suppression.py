@@ -1,4 +1,6 @@
-"""Non-maximum suppression behind a detector, with fixed shapes, for its ONNX file."""
+"""Non-maximum suppression behind a detector, with fixed shapes, for its ONNX and TorchScript."""
+
+import functools
 
 import torch
 from torch import Tensor, nn
@@ -7,31 +9,43 @@ MAX_DETECTIONS = 300
 OUTPUTS = ("boxes", "scores", "classes", "valid")
 
 
-@torch.library.custom_op("pst_jax::keep_best", mutates_args=())
-def keep_best(
+def _keep_best(
   boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float
 ) -> Tensor:
   """1 for the boxes that stay and 0 for the others [B, classes, N], class by class.
 
   The best box of a score above the threshold stays, and what overlaps it by more than
-  `iou_threshold` goes; and so on with the best of the rest. In ONNX it is one operator.
+  `iou_threshold` goes; and so on with the best of the rest. In ONNX it is one operator; TorchScript
+  compiles what stands here.
 
   Boxes are x1, y1, x2, y2 [B, N, 4], scores [B, classes, N].
   """
   kept = torch.zeros_like(scores)
   sides = boxes[..., 2:] - boxes[..., :2]
   areas = sides.prod(-1)
-  for image, label in (scores > score_threshold).any(-1).nonzero().tolist():
-    left = scores[image, label].where(scores[image, label] > score_threshold, -torch.inf)
-    while (best := int(left.argmax())) >= 0 and left[best] > -torch.inf:
+  for place in (scores > score_threshold).any(-1).nonzero():
+    image, label = int(place[0]), int(place[1])
+    left = scores[image, label].where(scores[image, label] > score_threshold, -1.0)
+    best = int(left.argmax())
+    while float(left[best]) >= 0:
       kept[image, label, best] = 1
       low = torch.maximum(boxes[image, :, :2], boxes[image, best, :2])
       high = torch.minimum(boxes[image, :, 2:], boxes[image, best, 2:])
       shared = (high - low).clamp(min=0).prod(-1)
       beaten = shared / (areas[image] + areas[image, best] - shared) > iou_threshold
-      left = left.masked_fill(beaten, -torch.inf)
-      left[best] = -torch.inf
+      left = left.masked_fill(beaten, -1.0)
+      left[best] = -1.0
+      best = int(left.argmax())
   return kept
+
+
+keep_best = torch.library.custom_op("pst_jax::keep_best", _keep_best, mutates_args=())
+
+
+@functools.cache
+def scripted_keep_best():
+  """`keep_best` for TorchScript, which takes no operator of ours."""
+  return torch.jit.script(_keep_best)
 
 
 @keep_best.register_fake
@@ -58,9 +72,12 @@ class Suppressed(nn.Module):
   [B, 300].
   """
 
-  def __init__(self, decoded: nn.Module, iou_threshold: float, score_threshold: float):
+  def __init__(
+    self, decoded: nn.Module, iou_threshold: float, score_threshold: float, keep=keep_best
+  ):
     super().__init__()
     self.decoded = decoded
+    self.keep = keep
     self.iou_threshold = iou_threshold
     self.score_threshold = score_threshold
 
@@ -70,7 +87,7 @@ class Suppressed(nn.Module):
     classes = scores.argmax(1)
     numbers = torch.arange(scores.shape[1], device=scores.device)[:, None]
     scores = scores.where(classes[:, None] == numbers, 0.0)
-    kept = scores * keep_best(boxes, scores, self.iou_threshold, self.score_threshold)
+    kept = scores * self.keep(boxes, scores, self.iou_threshold, self.score_threshold)
     scores, index = kept.amax(1).topk(min(MAX_DETECTIONS, kept.shape[2]), 1)
     valid = scores > 0
     boxes = boxes.gather(1, index[..., None].expand(-1, -1, 4)) * valid[..., None]

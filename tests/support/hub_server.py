@@ -66,9 +66,12 @@ class Hub:
     self.url = ""
 
   def add(self, repo: str, files: dict, **options) -> Repository:
-    self.repositories[repo] = Repository(**options)
-    self.repositories[repo].commit(files)
-    return self.repositories[repo]
+    made = self.repositories[repo] = Repository(**options)
+    made.commit(files)
+    return made
+
+  def file(self, repo: str, name: str) -> bytes:
+    return self.repositories[repo].commits[-1][1][name]
 
 
 @contextlib.contextmanager
@@ -130,7 +133,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       headers = {"X-Error-Message": error.message, "X-Error-Code": error.code}
       return self._answer(error.status, {"error": error.message}, headers)
 
-  do_GET = do_HEAD = do_POST = do_PUT = do_any  # noqa: N815
+  do_GET = do_HEAD = do_POST = do_PUT = do_any
 
   def _chunks(self) -> bytes:
     parts = []

@@ -61,6 +61,7 @@ def save_run(folder, *, top1=(0.5, 0.9, 0.7), keep_ema=True, class_names=("a", "
   from train.run.checkpoints import Checkpoints
 
   config = Config(
+    run_dir="/home/somebody/runs/mine",
     model=ModelConfig(MODEL, top_k=2, stem="small", width=0.125),
     data=dataclasses.replace(
       DataConfig(dataset="synthetic"),
@@ -88,6 +89,7 @@ def save_run(folder, *, top1=(0.5, 0.9, 0.7), keep_ema=True, class_names=("a", "
         step,
         jax.tree.map(jax.numpy.asarray, state),
         best=accuracy,
-        extra={"weights": block(step).to_block()},
+        metrics={"eval/top1_coarse": accuracy},
+        extra={"weights": block(step).to_block(), "config": flatten(config)},
       )
   return folder
