@@ -51,7 +51,6 @@ class Hub:
   Attributes:
     repositories: by `owner/name`.
     large: what was uploaded by LFS, by its SHA-256.
-    requests: (method, path without its query) of all requests.
     faults: statuses that the next requests to a path that holds a text are answered with:
       {"/commit/": [503]}.
     interrupt: is called before a commit is made, with the hub.
@@ -60,7 +59,6 @@ class Hub:
   def __init__(self):
     self.repositories: dict[str, Repository] = {}
     self.large: dict[str, bytes] = {}
-    self.requests: list[tuple[str, str]] = []
     self.faults: dict[str, list[int]] = {}
     self.interrupt = lambda hub: None
     self.url = ""
@@ -115,10 +113,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     pass
 
   def do_any(self):
-    length = int(self.headers.get("Content-Length") or 0)
-    self.body = self._chunks() if self.headers.get("Transfer-Encoding") else self.rfile.read(length)
+    self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
     path = urllib.parse.urlsplit(self.path).path
-    self.hub.requests.append((self.command, path))
     try:
       for text, statuses in self.hub.faults.items():
         if text in path and statuses:
@@ -134,14 +130,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       return self._answer(error.status, {"error": error.message}, headers)
 
   do_GET = do_HEAD = do_POST = do_PUT = do_any
-
-  def _chunks(self) -> bytes:
-    parts = []
-    while size := int(self.rfile.readline(), 16):
-      parts.append(self.rfile.read(size))
-      self.rfile.readline()
-    self.rfile.readline()
-    return b"".join(parts)
 
   def _answer(self, status=200, content=b"", headers=()):
     data = content if isinstance(content, bytes) else json.dumps(content).encode()
@@ -162,7 +150,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
   def _found(self, repo: str) -> Repository:
     user, found = self._user(), self.hub.repositories.get(repo)
     if found is None or (found.private and user != repo.split("/")[0]):
-      # As the hub does, so that nobody learns which private ones there are.
       raise _RefusedError(404 if user else 401, "Repository not found", "RepoNotFound")
     return found
 
@@ -308,6 +295,5 @@ def _lfs(content: bytes) -> dict:
 
 
 def _oid(name: str, content: bytes | None) -> str | None:
-  if content is None:
-    return None
-  return _sha256(content) if _is_large(name) else _blob(content)
+  name_of = _sha256 if _is_large(name) else _blob
+  return None if content is None else name_of(content)

@@ -1,0 +1,93 @@
+"""pst_jax push, and what comes back, against a stand-in of the hub: `support.hub_server`."""
+
+import json
+
+import jax.numpy as jnp
+import pytest
+from support import tiny_weights
+
+import pst_jax
+from pst_jax.convert import read_weights, write_weights
+
+ADDRESS = "hf://alice/digits"
+
+
+def bits(variables):
+  return {name: leaf.tobytes() for name, leaf in tiny_weights.leaves(variables).items()}
+
+
+def test_what_is_pushed_comes_back_the_same_to_the_bit(hub, push, run_folder):
+  assert push(run_folder, "alice/digits", "--step", 2) == 0
+  _, variables, _ = pst_jax.from_pretrained(ADDRESS)
+  there = read_weights(run_folder, step=2)
+  assert bits(variables) == bits(there.variables)
+  assert read_weights(ADDRESS).metadata == there.metadata
+
+
+def test_from_pretrained_gives_the_network_as_it_was_trained_and_its_preprocessing(run_folder):
+  model, variables, preprocessing = pst_jax.from_pretrained(run_folder)
+  assert (model.top_k, model.num_classes, model.stem, model.width) == (2, 3, "small", 0.125)
+  assert set(variables) == {"params", "batch_stats"}
+  assert preprocessing == tiny_weights.PREPROCESSING
+
+
+def test_from_pretrained_takes_options_of_the_network(file):
+  model, _, _ = pst_jax.from_pretrained(file, top_k=3, selection="mass", dtype=jnp.bfloat16)
+  assert (model.top_k, model.selection, model.dtype) == (3, "mass", jnp.bfloat16)
+
+
+def test_config_json_says_what_the_run_knows(hub, push, run_folder):
+  push(run_folder, "alice/digits", "--step", 2)
+  config = json.loads(hub.file("alice/digits", "config.json"))
+  assert config["architecture"] == "resnet18_pst"
+  assert config["preprocessing"] == tiny_weights.PREPROCESSING
+  assert config["class_names"] == ["a", "b", "c"]
+  assert config["metrics"] == {"eval/top1_coarse": 0.9}
+  assert config["training_config"]["optim.learning_rate"] == 0.1
+
+
+def test_places_on_the_machine_that_trained_are_not_shared(hub, push, run_folder):
+  push(run_folder, "alice/digits")
+  for name in ("config.json", "README.md"):
+    assert b"somebody" not in hub.file("alice/digits", name)
+    assert b"tensorflow_datasets" not in hub.file("alice/digits", name)
+
+
+def test_what_was_measured_of_the_average_is_not_said_of_the_parameters(hub, push, run_folder):
+  push(run_folder, "alice/digits", "--weights", "params")
+  assert json.loads(hub.file("alice/digits", "config.json"))["metrics"] == {}
+  assert "No evaluation of these weights" in hub.file("alice/digits", "README.md").decode()
+
+
+def test_the_card_says_what_the_run_says_and_what_is_not_reproduced(hub, push, run_folder):
+  push(run_folder, "alice/digits", "--step", 2, "--license", "apache-2.0")
+  card = hub.file("alice/digits", "README.md").decode()
+  header = card.split("---\n")[1].splitlines()
+  assert 'library_name: "pst_jax"' in header
+  assert 'pipeline_tag: "image-classification"' in header
+  assert 'license: "apache-2.0"' in header
+  assert "| `top1_coarse` | 0.9 |" in card
+  assert "step 2, moving average" in card
+  assert "not reproduced" in card
+
+
+def test_no_license_is_named_that_was_not_given(hub, push, file):
+  push(file, "alice/digits")
+  assert b"license" not in hub.file("alice/digits", "README.md")
+
+
+def test_a_repository_may_be_private(hub, push, file, monkeypatch, refused):
+  push(file, "alice/digits", "--private")
+  assert read_weights(ADDRESS).metadata.step == 4
+  monkeypatch.setenv("HF_TOKEN", "hf_reader")
+  assert "there is no such repository, or" in refused("inspect", ADDRESS)
+
+
+@pytest.mark.parametrize("revision", ["v1", "main"])
+def test_a_revision_is_what_it_names(hub, push, file, tmp_path, revision):
+  push(file, "alice/digits")
+  hub.repositories["alice/digits"].tags["v1"] = hub.repositories["alice/digits"].newest
+  write_weights(tmp_path / "new.safetensors", tiny_weights.weights(step=5))
+  assert push(tmp_path / "new.safetensors", "alice/digits", "--force") == 0
+  step = read_weights(f"{ADDRESS}@{revision}").metadata.step
+  assert step == {"v1": 4, "main": 5}[revision]
