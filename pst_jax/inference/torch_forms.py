@@ -8,6 +8,9 @@ import json
 import os
 from typing import Literal
 
+import jax
+import numpy as np
+
 from pst_jax.convert.io import Weights
 from pst_jax.errors import UserError
 from pst_jax.files import check_free
@@ -67,6 +70,11 @@ def write_export(
       f"{form} has the rule top_k alone, but these weights open tokens by {network.selection}: "
       "give --top-k 0, or export them as stablehlo"
     )
+  prepared = predictor.preprocessing
+  side = prepared["image_size"]
+  # The twins take some sizes that the network does not.
+  images = jax.ShapeDtypeStruct((1, side, side, 3), np.uint8)
+  jax.eval_shape(predictor.run, predictor.variables, images)
   twin = pst_jax.torch.create_model(facts.model, **facts.options).eval().set_top_k(network.top_k)
   state_dict = {name: torch.tensor(array) for name, array in weights.state_dict().items()}
   twin.load_state_dict(state_dict)
@@ -74,7 +82,6 @@ def write_export(
   texts = {"facts": json.dumps(facts_about(predictor, facts))} | (
     {} if names is None else {"class_names": json.dumps(names)}
   )
-  prepared = predictor.preprocessing
   thresholds = {}
   if isinstance(predictor, Detector):
     thresholds = {n: getattr(predictor, n) for n in ("score_threshold", "iou_threshold")}
@@ -82,7 +89,7 @@ def write_export(
   return export[form](
     twin,
     path,
-    prepared["image_size"],
+    side,
     normalization=(prepared["mean"], prepared["std"]),
     facts=texts,
     force=force,
