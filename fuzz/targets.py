@@ -14,9 +14,11 @@ import tracemalloc
 import zipfile
 from collections.abc import Callable
 
+from pst_jax import hub
 from pst_jax.checkpoints import layout
 from pst_jax.convert.formats.safetensors_file import read_safetensors
 from pst_jax.convert.formats.torch_file import read_torch_file
+from pst_jax.convert.hub_config import completed
 from pst_jax.convert.metadata import Metadata
 from pst_jax.errors import ImageError, UserError
 from pst_jax.image_headers import image_size
@@ -57,6 +59,15 @@ def metadata_block(data: bytes) -> None:
   block = _json(data)
   if isinstance(block, dict):
     Metadata.from_block(block)
+
+
+def hub_config(data: bytes) -> None:
+  """config.json of a repository of the hub, beside weights that say little and much."""
+  for metadata in (Metadata("resnet18", {"num_classes": 2}, "x"), None):
+    config = hub.read_config(hub.Address("a/b"), str(_file(data, "config.json")))
+    metadata = metadata or Metadata.from_block(config)
+    if metadata is not None:
+      completed(metadata, config, "hf://a/b", None)
 
 
 def checkpoint_record(data: bytes) -> None:
@@ -103,7 +114,7 @@ def class_names(data: bytes) -> None:
 TARGETS: dict[str, Callable[[bytes], None]] = {
   each.__name__: each
   for each in (
-    *(torch_file, torch_pickle, safetensors, metadata_block, checkpoint_record),
+    *(torch_file, torch_pickle, safetensors, metadata_block, hub_config, checkpoint_record),
     *(tar, image, features, class_names),
   )
 }

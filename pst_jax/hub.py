@@ -102,7 +102,7 @@ def fetch(source: str) -> Fetched:
     config = None
     if CONFIG in sizes:
       config = api.hf_hub_download(address.repo, CONFIG, revision=weights.parent.name)
-  return Fetched(weights, _read_config(address, config))
+  return Fetched(weights, read_config(address, config))
 
 
 def _from_cache(api, address: Address, unreachable: UserError) -> Fetched:
@@ -118,7 +118,7 @@ def _from_cache(api, address: Address, unreachable: UserError) -> Fetched:
   if name is None:
     raise UserError(f"{unreachable}, and there is no copy on this machine") from None
   _log.warning("%s; the copy on this machine is taken.", unreachable)
-  return Fetched(pathlib.Path(paths[name]), _read_config(address, paths.get(CONFIG)))
+  return Fetched(pathlib.Path(paths[name]), read_config(address, paths.get(CONFIG)))
 
 
 def _check_size(address: Address, size: int | None) -> None:
@@ -129,7 +129,12 @@ def _check_size(address: Address, size: int | None) -> None:
     )
 
 
-def _read_config(address: Address, path: str | None) -> dict | None:
+def read_config(address: Address, path: str | None) -> dict | None:
+  """The content of a config.json that was fetched; None: there is none.
+
+  Raises:
+    UserError: it is no JSON, or no object, or too large.
+  """
   if path is None:
     return None
   _check_size(address, os.path.getsize(path))  # the hub may have said another

@@ -80,13 +80,12 @@ def _pretrained(config: dict) -> dict:
 
 
 def _check_architecture(config: dict, model: str) -> None:
-  named, changed = config["architecture"], config.get("model_args")
-  pool = config.get("global_pool", "avg")
-  if named != model or changed or pool not in ("avg", ""):
+  named = config["architecture"]
+  is_changed = bool(config.get("model_args")) or config.get("global_pool", "avg") not in ("avg", "")
+  if named != model or is_changed:
     raise UserError(
-      f"its config.json says {printable(str(named))}"
-      + (" with arguments of its own" if changed else "")
-      + (f" with {printable(str(pool))} pooling" if pool not in ("avg", "") else "")
+      f"its config.json says {printable(named) if isinstance(named, str) else 'no architecture'}"
+      + (" with options of its own" if is_changed else "")
       + f", and its entries are those of {model}, which may compute something else: if it does "
       f"not, say so with --model {model}"
     )
@@ -98,10 +97,12 @@ def _preprocessing(config: dict) -> dict | None:
   size = said.get("input_size")
   if size is None:
     return None
-  if not isinstance(size, list) or size[1:] != size[-1:] * 2:
+  is_shape = isinstance(size, list) and len(size) == 3 and all(type(side) is int for side in size)
+  if not is_shape or size[1] != size[2]:
+    said = f"[{', '.join(map(str, size))}]" if is_shape else "no shape"
     raise UserError(
-      f"its config.json says input_size {printable(str(size))}, but images must be square: give a "
-      "repository with [3, S, S]"
+      f"its config.json says {said} for input_size, but images must be square: give a repository "
+      "with [3, S, S]"
     )
   facts = {"image_size": size[-1]} | {
     ours: said.get(theirs, default) for ours, theirs, default in _TIMM

@@ -1,8 +1,13 @@
 """pst_jax push, and what comes back, against a stand-in of the hub: `support.hub_server`."""
 
 import json
+import os
+import subprocess
+import sys
 
+import cv2
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from support import tiny_weights
 
@@ -22,6 +27,22 @@ def test_what_is_pushed_comes_back_the_same_to_the_bit(hub, push, run_folder):
   there = read_weights(run_folder, step=2)
   assert bits(variables) == bits(there.variables)
   assert read_weights(ADDRESS).metadata == there.metadata
+
+
+@pytest.mark.slow
+def test_the_commands_alone_share_and_predict(hub, file, tmp_path):
+  picture = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
+  cv2.imwrite(str(tmp_path / "a.png"), picture)
+  home = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+  environment = os.environ | home | {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_alice"}
+  for arguments in (
+    ["push", file, "alice/digits"],
+    ["predict", ADDRESS, "a.png", "--json", "there.json"],
+    ["predict", file, "a.png", "--json", "here.json"],
+  ):
+    command = [sys.executable, "-m", "pst_jax", *map(str, arguments)]
+    subprocess.run(command, env=environment, cwd=tmp_path, check=True)
+  assert (tmp_path / "there.json").read_bytes() == (tmp_path / "here.json").read_bytes()
 
 
 def test_from_pretrained_gives_the_network_as_it_was_trained_and_its_preprocessing(run_folder):
