@@ -209,7 +209,7 @@ def publish(
       )
   except UserError as error:
     new = "" if commit else "; the repository is made, and empty"
-    raise UserError(f"{error}{new}; nothing was shared: give the same command again") from None
+    raise UserError(f"{error}{new}; nothing was shared: mend that, then push again") from None
   return done.commit_url
 
 
@@ -273,18 +273,18 @@ def _user_error(address: Address, error: Exception) -> Exception:
   if isinstance(error, errors.HfHubHTTPError):
     status = error.response.status_code
     kind = _UnreachableError if status >= 500 else UserError
-    said = " ".join((error.server_message or "").split())[:200]
+    said = " ".join((error.server_message or "").split())[:300]
     reason = _STATUS.get(status, f"the hub answered with status {status}")
     return kind(f"{address}: {reason}" + (f" (it said: {said})" if said else ""))
   # The base of its own errors is that of the HTTP library, whose name changes with versions.
   is_of_network = isinstance(error, (errors.HfHubHTTPError.__mro__[1], ConnectionError))
   if is_of_network:
-    return _UnreachableError(f"{address}: the hub cannot be reached ({_first_line(error)})")
+    return _UnreachableError(f"{address}: the hub cannot be reached ({_in_short(error)})")
   if isinstance(error, OSError) and error.errno is not None:
     return error  # of the disk, and it names the file
-  what = f"{type(error).__name__}: {_first_line(error)}"
+  what = f"{type(error).__name__}: {_in_short(error)}"
   return UserError(f"{address}: this went wrong between huggingface_hub and the hub: {what}")
 
 
-def _first_line(error: Exception) -> str:
-  return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def _in_short(error: Exception) -> str:
+  return " ".join(str(error).split())[:300] or type(error).__name__

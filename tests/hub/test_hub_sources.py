@@ -1,12 +1,15 @@
 """The hub as a source and a destination: names that are taken, rights, revisions, no network."""
 
 import dataclasses
+import json
 import logging
 import sys
 
 import pytest
 from support import tiny_weights
+from support.quick_jit import OPTIONS
 
+import pst_jax
 from pst_jax.convert import read_weights
 from pst_jax.errors import UserError
 
@@ -47,8 +50,13 @@ def test_a_push_that_failed_goes_on_with_the_same_command(hub, push, file, refus
   hub.faults = {"/commit/": [500]}
   said = refused("push", file, "alice/digits")
   assert "the hub answered with status 500" in said
-  assert "the repository is made, and empty; nothing was shared: give the same command" in said
+  assert "the repository is made, and empty; nothing was shared: mend that, then push again" in said
   assert push(file, "alice/digits") == 0
+
+
+def test_a_license_that_the_hub_does_not_know_is_told(hub, file, refused):
+  said = refused("push", file, "alice/digits", "--license", "mine")
+  assert 'license must be one of "apache-2.0", "mit"' in said
 
 
 def test_a_file_that_cannot_be_uploaded_is_named_by_what_the_hub_said(hub, file, refused):
@@ -102,8 +110,9 @@ def test_where_the_hub_cannot_be_reached_the_copy_is_taken(hub, push, file, ask_
   assert "the copy on this machine is taken" in caplog.text
 
 
-def test_where_nothing_is_cached_an_unreachable_hub_is_one_sentence(hub, ask_at, refused):
+def test_where_nothing_is_cached_an_unreachable_hub_is_one_sentence(hub, file, ask_at, refused):
   ask_at("http://127.0.0.1:9")
+  assert "the hub cannot be reached" in refused("push", file, "alice/digits")
   said = refused("inspect", ADDRESS)
   assert "the hub cannot be reached" in said
   assert "there is no copy on this machine" in said
@@ -132,6 +141,21 @@ def test_a_run_starts_from_weights_of_the_hub(hub, push, file):
   there = tiny_weights.leaves(read_weights(file).variables)
   assert values.keys() == there.keys()
   assert f"init_from {ADDRESS}: resnet18_pst, 3 classes" in lines[0]
+
+
+@pytest.mark.slow
+def test_weights_of_the_hub_are_evaluated_as_the_file_is(hub, push, file, tmp_path, monkeypatch):
+  from train import evaluate
+
+  monkeypatch.setattr(pst_jax, "compiler_options", lambda platform=None: OPTIONS)
+  push(file, "alice/digits")
+  results = []
+  for source in (ADDRESS, str(file)):
+    data = "--dataset", "synthetic", "--batch-size", "1024", "--top-k", "0"
+    evaluate.main([source, *data, "--json", str(tmp_path / "metrics.json"), "--force"])
+    results.append(json.loads((tmp_path / "metrics.json").read_text()) | {"source": ""})
+  assert results[0] == results[1]
+  assert results[0]["image_size"] == 16
 
 
 def test_an_address_says_no_data_set_to_evaluate_on(hub, push, file):

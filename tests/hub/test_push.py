@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import tiny_weights
+from support.small_detector import detector_weights
 
 import pst_jax
-from pst_jax.convert import read_weights, write_weights
+from pst_jax.commands.model_card import model_card
+from pst_jax.convert import hub_config, read_weights, write_weights
 
 ADDRESS = "hf://alice/digits"
 
@@ -90,6 +92,13 @@ def test_the_card_says_what_the_run_says_and_what_is_not_reproduced(hub, push, r
   assert "| `top1_coarse` | 0.9 |" in card
   assert "step 2, moving average" in card
   assert "not reproduced" in card
+
+
+def test_the_card_of_a_detector_names_its_task():
+  weights = detector_weights(class_names=("a", "b", "c|d\n# e"))
+  card = model_card("a/b", weights, hub_config.make(weights.metadata, weights.record), None)
+  assert 'pipeline_tag: "object-detection"' in card
+  assert "| Classes | a, b, c\\|d # e |" in card
 
 
 def test_no_license_is_named_that_was_not_given(hub, push, file):

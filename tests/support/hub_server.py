@@ -183,6 +183,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
   def validate(self):
     header = json.loads(self.body)["content"].split("---\n")[1]
     bad = [line for line in header.splitlines() if not re.fullmatch(r"[a-z_]+: \S.*", line)]
+    if "license" in header and not re.search(r'license: "(apache-2.0|mit)"', header):
+      bad.append('license must be one of "apache-2.0", "mit"')
     self._answer(400 if bad else 200, {"errors": [{"message": b} for b in bad], "warnings": []})
 
   def info(self, repo, revision="main"):
@@ -192,8 +194,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       | ({"lfs": _lfs(content)} if _is_large(name) else {})
       for name, content in files.items()
     ]
-    private = self.hub.repositories[repo].private
-    self._answer(200, {"id": repo, "sha": sha, "private": private, "siblings": siblings})
+    self._answer(200, {"id": repo, "sha": sha, "siblings": siblings})
 
   def preupload(self, repo, revision):
     held = self._writable(repo).at(revision)[1]
@@ -235,9 +236,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
   def commit(self, repo, revision):
     self.hub.interrupt(self.hub)
     found = self._writable(repo)
-    lines = [json.loads(line) for line in self.body.splitlines()]
     files = {}
-    for line in lines:
+    for line in map(json.loads, self.body.splitlines()):
       value = line["value"]
       if line["key"] == "header" and value.get("parentCommit", found.newest) != found.newest:
         raise _RefusedError(412, "The parent commit is not the newest one")
