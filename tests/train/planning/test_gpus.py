@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import jax
 import pytest
@@ -9,6 +10,8 @@ from support.programs import ALL_REDUCE, FITTING, operation, program, step
 
 from pst_jax.errors import UserError
 from train import plan
+from train.config import load_file
+from train.options import parse
 from train.planning import report
 from train.planning.chips import GIB
 from train.planning.compiling import limit
@@ -16,6 +19,7 @@ from train.planning.gpus import GPUS
 from train.planning.hlo_cost import Collective
 from train.planning.roofline import collective_seconds, roofline
 from train.planning.topologies import compiler_devices, find_slice
+from train.setup import make_setup
 
 H100 = find_slice("h100:8")  # 989.4 TFLOP/s, 3,350 GB/s, NVLink of 450 GB/s in one direction
 
@@ -106,24 +110,29 @@ def test_fake_devices_stand_for_the_gpus():
     compiler_devices(find_slice("h100:2x8"))
 
 
+# A step that compiles in seconds, with its parameters split over 4 of 8 GPUs.
+TINY = """--model.name resnet18 --eval-top-k 0 --model.stem small --model.width 0.25
+  --data.image-size 16 --data.synthetic-classes 10 --model.batch-norm-group-size 4 --fsdp 4"""
+
+
 @pytest.fixture(scope="module")
 def tiny_plan(tmp_path_factory):
-  """A step that compiles in seconds, with its parameters split over 4 of 8 GPUs."""
   file = tmp_path_factory.mktemp("plan") / "plan.json"
-  options = """synthetic --topology h100:8 --batch-per-chip 4 --model.name resnet18 --eval-top-k 0
-    --model.stem small --model.width 0.25 --data.image-size 16 --data.synthetic-classes 10
-    --model.batch-norm-group-size 4 --fsdp 4"""
+  options = f"synthetic --topology h100:8 --batch-per-chip 4 {TINY}"
   plan.main([*options.split(), "--json", str(file)])
   return json.loads(file.read_text())
 
 
 @pytest.mark.slow
 def test_arguments_are_exact(tiny_plan):
-  """What a GPU holds is the batch over 8, and of the state a fourth but for small arrays."""
-  arguments = tiny_plan["memory_per_device"]["arguments"]
-  least = tiny_plan["state_bytes"] / 4 + tiny_plan["batch_bytes"] / 8
-  assert least <= arguments <= 1.1 * least
-  assert tiny_plan["batch_bytes"] > 32 * 16 * 16 * 3
+  config = parse(load_file("synthetic"), "synthetic", f"--batch-size 32 {TINY}".split())
+  setup = make_setup(config, 10, 1024, jax.devices()[:8])
+  leaves = jax.tree.leaves((setup.abstract_state, setup.abstract_batch))
+  held = sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves
+  )
+  assert tiny_plan["memory_per_device"]["arguments"] == pytest.approx(held, rel=1e-3)
+  assert tiny_plan["state_bytes"] > 2 * held  # most of it is split
 
 
 @pytest.mark.slow
