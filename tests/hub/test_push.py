@@ -14,7 +14,8 @@ from support.small_detector import detector_weights
 
 import pst_jax
 from pst_jax.commands.model_card import model_card
-from pst_jax.convert import hub_config, read_weights, write_weights
+from pst_jax.convert import Metadata, hub_config, read_weights, write_weights
+from pst_jax.inference.classifier import IMAGENET, Classifier
 
 ADDRESS = "hf://alice/digits"
 
@@ -52,6 +53,11 @@ def test_from_pretrained_gives_the_network_as_it_was_trained_and_its_preprocessi
   assert (model.top_k, model.num_classes, model.stem, model.width) == (2, 3, "small", 0.125)
   assert set(variables) == {"params", "batch_stats"}
   assert preprocessing == tiny_weights.PREPROCESSING
+
+
+def test_what_the_weights_do_not_say_is_taken_as_imagenets():
+  metadata = Metadata("resnet18", {"num_classes": 3}, "nowhere")
+  assert Classifier.preprocessing_of(metadata) == {"image_size": 224, **IMAGENET}
 
 
 def test_from_pretrained_takes_options_of_the_network(file):
