@@ -6,9 +6,11 @@ import jax
 
 from pst_jax.models.summary import summarize
 from train.planning.chips import CHIPS
+from train.planning.gpus import GPUS
 from train.setup import Setup
 
-# What JAX calls the chips whose names are others in `CHIPS`.
+_CHIPS = CHIPS | GPUS
+# What JAX calls the chips whose names are others there.
 _NAMES = {"tpu v5 lite": "v5e", "tpu v5": "v5p", "tpu v6 lite": "v6e"}
 # Boards of the same chip with another clock.
 _OTHER_BOARDS = {"pcie", "nvl"}
@@ -30,7 +32,7 @@ def peak_memory() -> dict[str, int]:
 def images_per_second_at_peak(setup: Setup) -> float | None:
   """How fast training would be if all devices did the network's FLOPs at their bfloat16 peak.
 
-  None: the devices are not in `train.planning.chips`.
+  None: the devices are not in `train.planning`.
   """
   peak = peak_flops(setup.mesh.devices.flat[0].device_kind)
   if peak is None:
@@ -43,6 +45,6 @@ def peak_flops(device_kind: str) -> float | None:
   """bfloat16 FLOP/s of a device by what JAX calls its kind; None: not known."""
   kind = device_kind.lower()
   words = set(re.findall(r"\w+", kind))
-  names = [_NAMES[kind]] if kind in _NAMES else sorted(words & CHIPS.keys())
-  known = [CHIPS[name].flops_per_device for name in names]
+  names = [_NAMES[kind]] if kind in _NAMES else sorted(words & _CHIPS.keys())
+  known = [_CHIPS[name].flops_per_device for name in names]
   return known[0] if known and not words & _OTHER_BOARDS else None
