@@ -287,7 +287,7 @@ def test_wandb(twice):
   pytest.importorskip("wandb")
   folder = twice("wandb", WANDB_MODE="offline")
   files = sorted(folder.glob("loggers/wandb/offline-run-*/run-0123456789abcdef.wandb"))
-  assert len(files) == 2  # without a network each start is a part, which `wandb sync` joins
+  assert len(files) == 2  # without a network each start is a part of its own, with the same id
   rows = [row for file in files for row in wandb_history(file)]
   assert [row["_step"] for row in rows] == list(range(len(LINES)))
   for name in ("loss", "eval/top1_k0"):
