@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from pst_jax.errors import MissingFileError, UserError
+from pst_jax.overwrite import NO_RENAME, is_pending, overwrite, recover_file
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -25,6 +26,7 @@ def existing_file(path: str | os.PathLike) -> Path:
     UserError: it is a directory or a device, or it is empty.
   """
   path = Path(path)
+  recover_file(path)
   if not path.exists():
     raise MissingFileError(f"{path}: there is no such file; check the path")
   if not path.is_file():
@@ -41,7 +43,7 @@ def atomic_write(dest: str | os.PathLike, *, force: bool = False) -> Iterator[Bi
 
   The bytes go to a temporary file in the same folder, are flushed to the disk, and replace `dest`
   in one step, so that nobody ever sees half a file, also after a power failure. A link is followed
-  to the file that it names.
+  to the file that it names. Where nothing can be renamed, see `overwrite`.
 
   Raises:
     UserError: `dest` exists and `force` is false, is no regular file, has no folder, or could not
@@ -71,7 +73,13 @@ def atomic_writes(*dests: str | os.PathLike, force: bool = False) -> Iterator[li
         os.fsync(file.fileno())
     for dest in dests:
       check_free(dest, force=force)  # writing takes a while, and others write too
-    _rename_together(temporaries, targets)
+    try:
+      _rename_together(temporaries, targets)
+    except OSError as error:
+      if error.errno not in NO_RENAME:
+        raise
+      for temporary, target in zip(temporaries, targets, strict=True):
+        overwrite(temporary, target)
   except OSError as error:
     if isinstance(error, UserError):
       raise
@@ -79,9 +87,10 @@ def atomic_writes(*dests: str | os.PathLike, force: bool = False) -> Iterator[li
     reason = error.strerror or error
     raise UserError(f"{names}: could not be written ({reason}); nothing was changed") from error
   finally:
-    for temporary in temporaries:
+    for temporary, target in zip(temporaries, targets, strict=True):
       with contextlib.suppress(OSError):
-        temporary.unlink(missing_ok=True)
+        if not is_pending(target):
+          temporary.unlink(missing_ok=True)
 
 
 def _rename_together(temporaries: list[Path], targets: list[Path]) -> None:

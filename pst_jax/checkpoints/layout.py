@@ -3,6 +3,7 @@
 DIR/300/state     the leaves, as nested dictionaries in Orbax's own format
 DIR/300/record    {"step", "run", "best", "extra", "metrics", "leaves": {name: [dtype, shape,
                   checksum]}, "sha256"}, as JSON
+DIR/400.unfinished  where folders cannot be renamed: 400 counts when its commit file is there
 DIR/damaged/400   a checkpoint that was passed over: corrupt, or of another run; never read again
 DIR/../run_id     the run that the checkpoints are of; a folder of weights has none
 
@@ -16,6 +17,7 @@ import json
 import math
 import os
 import pathlib
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -24,10 +26,12 @@ from typing import Any, Literal
 
 from pst_jax.errors import UserError
 from pst_jax.files import expand_home, parse_json, require_space
+from pst_jax.overwrite import NO_RENAME
 
 Which = int | Literal["latest", "best"]
 
 ASIDE, RUN_ID = "damaged", "run_id"
+UNFINISHED, COMMITTED = ".unfinished", "commit_success.txt"
 
 
 class CorruptError(Exception):
@@ -84,6 +88,28 @@ def check_directory(directory: str | os.PathLike, needed_bytes: int = 0) -> None
   )
 
 
+def can_rename(directory: pathlib.Path) -> bool:
+  """Whether folders in this one can be renamed, which is tried; UserError if nothing can be made.
+
+  Where they cannot, a checkpoint is written under its own name and counts from its commit file on.
+  """
+  probe = directory / f".probe-{secrets.token_hex(8)}"
+  try:
+    probe.mkdir()
+    try:
+      probe = probe.rename(probe.with_suffix(".renamed"))
+    finally:
+      probe.rmdir()
+  except OSError as error:
+    if error.errno in NO_RENAME:
+      return False
+    raise UserError(
+      f"The folder {directory} cannot be written ({error.strerror}); "
+      "choose another run_dir, or make room and set its permissions."
+    ) from error
+  return True
+
+
 def absolute(directory: str | os.PathLike) -> pathlib.Path:
   return expand_home(directory).absolute()
 
@@ -92,7 +118,21 @@ def saved_steps(directory: pathlib.Path) -> list[int]:
   """Steps of the complete checkpoints, ascending; unfinished ones have other names."""
   if not directory.is_dir():
     return []
-  return sorted(int(x.name) for x in directory.iterdir() if is_step(x.name) and x.is_dir())
+  return sorted(
+    int(x.name)
+    for x in directory.iterdir()
+    if is_step(x.name) and x.is_dir() and not is_unfinished(x)
+  )
+
+
+def is_unfinished(folder: pathlib.Path) -> bool:
+  """Whether a save into this folder, under its own name, has not come to its end."""
+  return marker(folder).exists() and not (folder / COMMITTED).exists()
+
+
+def marker(folder: pathlib.Path) -> pathlib.Path:
+  """The file that is there before a folder is, and until the folder is finished."""
+  return folder.with_name(folder.name + UNFINISHED)
 
 
 def is_step(name: str) -> bool:
@@ -107,6 +147,11 @@ def remove_unfinished(directory: pathlib.Path) -> None:
       shutil.rmtree(path)
     else:
       path.unlink()
+  for path in directory.glob(f"*{UNFINISHED}"):
+    folder = path.with_name(path.name.removesuffix(UNFINISHED))
+    if is_unfinished(folder) and folder.is_dir():
+      shutil.rmtree(folder)
+    path.unlink()
 
 
 def set_aside(directory: pathlib.Path, step: int) -> None:
@@ -116,12 +161,23 @@ def set_aside(directory: pathlib.Path, step: int) -> None:
   target = next(path for path in _numbered(aside, str(step)) if not os.path.lexists(path))
   try:
     aside.mkdir(exist_ok=True)
-    (directory / str(step)).rename(target)
+    move_folder(directory / str(step), target)
   except OSError as error:
     raise UserError(
       f"The checkpoint {directory / str(step)} cannot be used, and cannot be moved to {target} "
       f"({error.strerror}): move or delete it, then give the same command again."
     ) from error
+
+
+def move_folder(folder: pathlib.Path, target: pathlib.Path) -> None:
+  """Renames a folder; where that cannot be, copies it whole and then deletes it."""
+  try:
+    folder.rename(target)
+  except OSError as error:
+    if error.errno not in NO_RENAME:
+      raise
+    shutil.copytree(folder, target)
+    shutil.rmtree(folder)
 
 
 def _numbered(folder: pathlib.Path, name: str) -> Iterator[pathlib.Path]:

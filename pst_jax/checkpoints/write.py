@@ -7,9 +7,16 @@ from collections.abc import Iterable, Mapping
 
 import flax.traverse_util
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jaxtyping import PyTree
-from orbax.checkpoint._src.path.atomicity import AtomicRenameTemporaryPath
+from orbax.checkpoint._src.handlers.composite_checkpoint_handler import CompositeOptions
+from orbax.checkpoint._src.path.atomicity import (
+  AtomicRenameTemporaryPath,
+  CommitFileTemporaryPath,
+  ValidationError,
+)
 
 from pst_jax.checkpoints import layout, quiet
 from pst_jax.checkpoints.checksum import checksums
@@ -31,6 +38,55 @@ class DurablePath(AtomicRenameTemporaryPath):
     await super().finalize()
     # Orbax adds two small files at the very end, of which nothing here is read.
     await asyncio.to_thread(_sync, [*filter(os.path.isfile, final.iterdir()), final, final.parent])
+
+
+class CommittedPath(CommitFileTemporaryPath):
+  """A folder is written under its own name, and counts when its commit file is on the disk.
+
+  For where folders cannot be renamed. A file beside the folder says from before its first byte that
+  it is not finished: folders of old runs, which have no commit file, are told from those that a
+  killed process left.
+  """
+
+  async def create(self):
+    await asyncio.to_thread(self._mark)
+    return await super().create()
+
+  def _mark(self) -> None:
+    marker = layout.marker(pathlib.Path(self.get_final()))
+    marker.write_text("")
+    _sync([marker, marker.parent])
+
+  async def finalize(self) -> None:
+    final = pathlib.Path(self.get_final())
+    await asyncio.to_thread(_sync, [*final.rglob("*"), final])
+    await super().finalize()
+    await asyncio.to_thread(_sync, [*filter(os.path.isfile, final.iterdir()), final])
+    await asyncio.to_thread(layout.marker(final).unlink)
+
+  @classmethod
+  async def validate(cls, temporary_path) -> None:
+    """Raises ValidationError for a folder that is finished."""
+    if not _is_unfinished(temporary_path):
+      raise ValidationError(f"{temporary_path} is finished")
+
+  @classmethod
+  async def validate_final(cls, final_path) -> None:
+    """Raises ValidationError for a folder that is not finished."""
+    if _is_unfinished(final_path) or not final_path.is_dir():
+      raise ValidationError(f"{final_path} is not finished")
+
+
+def _is_unfinished(path: os.PathLike) -> bool:
+  return layout.is_unfinished(pathlib.Path(path))
+
+
+def path_class(directory: pathlib.Path) -> type:
+  """How the steps in an existing folder get to count; every process of a run calls it alike."""
+  renames = layout.can_rename(directory) if jax.process_index() == 0 else True
+  if jax.process_count() > 1:
+    renames = bool(multihost_utils.broadcast_one_to_all(np.bool_(renames)))
+  return DurablePath if renames else CommittedPath
 
 
 def _sync(paths: Iterable[os.PathLike]) -> None:
@@ -78,9 +134,11 @@ def write_step(directory: str | os.PathLike, step: int, state: PyTree, *, extra:
   layout.check_directory(directory)
   # Committed to a device, as what is read back is: checksums compile for each kind of array.
   state = jax.device_put(state, jax.local_devices()[0])
-  handler = ocp.CompositeCheckpointHandler(*ITEMS)
+  kind = path_class(directory)
+  options = CompositeOptions(temporary_path_class=kind)
+  handler = ocp.CompositeCheckpointHandler(*ITEMS, composite_options=options)
   try:
-    with ocp.Checkpointer(handler, temporary_path_class=DurablePath) as checkpointer:
+    with ocp.Checkpointer(handler, temporary_path_class=kind) as checkpointer:
       checkpointer.save(directory / str(step), step_args(step, state, extra=extra))
   except Exception:
     quiet.after_failure()

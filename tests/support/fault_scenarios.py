@@ -4,6 +4,7 @@ import functools
 import pathlib
 import shutil
 import tempfile
+from unittest import mock
 
 import numpy as np
 from support.faults import Scenario
@@ -45,6 +46,12 @@ def _with_steps(count: int, folder: pathlib.Path) -> None:
 def _save(folder: pathlib.Path, **options) -> None:
   with Checkpoints(folder, **options) as checkpoints:
     checkpoints.save(2, STATES[2], extra={})
+
+
+def _save_in_place(folder: pathlib.Path) -> None:
+  """As where folders cannot be renamed."""
+  with mock.patch.object(layout, "can_rename", lambda directory: False):
+    _save(folder)
 
 
 def _restore(folder: pathlib.Path):
@@ -151,6 +158,9 @@ def _folder_is_old_or_new(folder: pathlib.Path, said: str | None) -> None:
 
 SCENARIOS = {
   "save": Scenario(functools.partial(_with_steps, 1), _save, functools.partial(_saved_or_not, 2)),
+  "save in place": Scenario(
+    functools.partial(_with_steps, 1), _save_in_place, functools.partial(_saved_or_not, 2)
+  ),
   "save that replaces": Scenario(
     functools.partial(_with_steps, 1),
     functools.partial(_save, keep_latest=1),

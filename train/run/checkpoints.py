@@ -1,8 +1,9 @@
 """Checkpoints of a run: asynchronous, sharded, verified when they are read.
 
 `Checkpoints` wraps Orbax's `CheckpointManager`. Orbax writes each step into a temporary folder and
-renames it when it is complete, so a killed process leaves no half checkpoint behind; it does not
-notice flipped bits and does not fall back. `pst_jax.checkpoints` adds both, and says what such a
+renames it when it is complete, or, where folders cannot be renamed, adds a commit file at the end,
+so a killed process leaves no half checkpoint behind; it does not notice flipped bits and does not
+fall back. `pst_jax.checkpoints` adds both, and says what such a
 folder holds.
 """
 
@@ -68,7 +69,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         preservation_policy=preservation_policy.AnyPreservationPolicy(
           [preservation_policy.LatestN(keep_latest), self._kept]
         ),
-        temporary_path_class=write.DurablePath,
+        temporary_path_class=write.path_class(self.directory),
       ),
     )
 

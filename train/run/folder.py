@@ -10,6 +10,7 @@ from typing import TextIO
 from pst_jax.checkpoints.layout import RUN_ID, Identity, saved_steps
 from pst_jax.errors import UserError
 from pst_jax.files import local_folder, lock, write_output
+from pst_jax.overwrite import recover_file
 from train.config import from_json
 from train.config_values import difference, flatten, to_json
 from train.schema import RESUME_MAY_CHANGE, Config
@@ -34,6 +35,7 @@ class RunFolder:
     Raises:
       UserError: the folder is no run, or its config is corrupt.
     """
+    recover_file(self.config)
     if not self.config.is_file():
       raise UserError(
         f"{self.path} is no run folder: it has no config.json; give the run_dir of a training run"
@@ -75,6 +77,8 @@ def open_run(config: Config, is_main_process: bool = True) -> Iterator[RunFolder
     busy=f"another process is training in {folder.path}: stop it first, or choose another "
     "--run-dir",
   ) as file:
+    for file_path in (folder.config, folder.run_id):
+      recover_file(file_path)
     _compare(folder, config)
     # Also when resuming: evaluation looks for the data where they are now.
     write_output(folder.config, to_json(config).encode(), force=True)

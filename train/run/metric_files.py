@@ -12,6 +12,7 @@ from typing import Any
 
 from pst_jax.errors import UserError
 from pst_jax.files import parse_json, write_output
+from pst_jax.overwrite import recover_file
 
 _FLUSH_SECONDS = 10.0
 
@@ -102,6 +103,7 @@ def _explained(path: pathlib.Path) -> Iterator[None]:
 
 def _drop_after(path: pathlib.Path, step: int) -> None:
   """Rewrites the file, in one atomic move, without lines after a step and unreadable ones."""
+  recover_file(path)
   if not path.exists():
     return
   text = path.read_text(errors="replace")

@@ -146,11 +146,19 @@ def write_folder(
   check_folder(path, force=force)
   target = _target(path)
   temporary = target.with_name(f".{target.name}-{secrets.token_hex(8)}.tmp")
+  if not layout.can_rename(target.parent):
+    if target.exists():
+      raise UserError(
+        f"{path}: folders cannot be renamed here, so this one cannot be replaced in one step: "
+        "delete it first, or choose another name"
+      )
+    temporary = target  # it has no step until the end
   extra = {BLOCK: metadata.to_block()}
   try:
     write.write_step(temporary, metadata.step or 0, variables, extra=extra)
-    check_folder(path, force=force)  # writing takes a while, and others write too
-    replace_folder(temporary, target)
+    if temporary != target:
+      check_folder(path, force=force)  # writing takes a while, and others write too
+      replace_folder(temporary, target)
   except BaseException as error:
     # Threads of a write that failed may write into it for a moment more.
     for _ in range(20):

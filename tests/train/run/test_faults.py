@@ -16,6 +16,7 @@ from pst_jax.errors import UserError, abandon_threads, run_command
 
 STRIDES = {
   "save": 1,
+  "save in place": 3,
   "save that replaces": 3,
   "save and read back": 3,
   "restore": 1,
@@ -37,7 +38,7 @@ def broken(results):
 
 
 # These take minutes; one save stands for them where all tests run.
-EXHAUSTIVE = ("save that replaces", "save and read back", "weights folder")
+EXHAUSTIVE = ("save in place", "save that replaces", "save and read back", "weights folder")
 
 
 @pytest.mark.slow
@@ -52,6 +53,13 @@ def test_whatever_call_fails_nothing_is_lost_and_one_sentence_says_so(library, t
   results = faults.run(library, scenario, tmp_path, STRIDES[scenario])
   assert broken(results) == []
   assert {each["fault"] for each in results} >= {"open EMFILE", "open ESTALE"}
+
+
+def test_one_call_in_eleven_of_a_save_where_folders_cannot_be_renamed(library, tmp_path):
+  results = faults.run(library, "save in place", tmp_path, stride=11)
+  assert broken(results) == []
+  said = {each["fault"]: each["said"] for each in results if each["said"]}
+  assert said.keys() >= {"write ENOSPC", "fsync EIO", "open EMFILE"}
 
 
 def test_one_call_in_seven_of_a_save(library, tmp_path):

@@ -1,0 +1,27 @@
+"""`python no_renames.py FOLDER ARGUMENTS`: `python -m train ARGUMENTS` with no renames in FOLDER.
+
+With the library of `faults.build` preloaded: every rename and link below the folder fails, as on a
+flat bucket that is mounted with gcsfuse.
+"""
+
+import ctypes
+import errno
+import os
+import pathlib
+import sys
+
+
+def forbid(folder) -> None:
+  """From now on this process can rename nothing below a folder."""
+  from support.faults import RENAME
+
+  ctypes.CDLL(None).faults_arm(os.fsencode(folder), RENAME, 1, errno.ENOSYS, True)
+
+
+if __name__ == "__main__":
+  sys.path[:1] = [str(pathlib.Path.cwd()), str(pathlib.Path(__file__).parents[1])]
+  from pst_jax.errors import run_command
+  from train.__main__ import main
+
+  forbid(sys.argv[1])
+  run_command(main, sys.argv[2:])
