@@ -1,21 +1,18 @@
 """Files and folders on disk: checked before they are read, written whole or not at all."""
 
 import contextlib
-import ctypes
 import fcntl
 import json
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+from pst_jax import buckets
 from pst_jax.errors import MissingFileError, UserError
 from pst_jax.overwrite import NO_RENAME, is_pending, overwrite, recover_file
-
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def existing_file(path: str | os.PathLike) -> Path:
@@ -60,6 +57,10 @@ def atomic_writes(*dests: str | os.PathLike, force: bool = False) -> Iterator[li
   Files that are replaced lose their names first, all but the last: a process that is killed between
   the renames leaves the last file alone, the old or the new one, never an old one beside a new one.
   """
+  if any(map(buckets.is_url, dests)):
+    with buckets.uploads(*dests, force=force) as files:
+      yield files
+    return
   targets = [Path(os.path.realpath(dest)) for dest in dests]
   for dest in dests:
     check_free(dest, force=force)
@@ -114,6 +115,9 @@ def _rename_together(temporaries: list[Path], targets: list[Path]) -> None:
 
 def check_free(dest: str | os.PathLike, *, force: bool = False) -> None:
   """Raises UserError for a place where `atomic_write` would not write."""
+  if buckets.is_url(dest):
+    buckets.check_free(dest, force=force)
+    return
   target = Path(os.path.realpath(dest))
   if not target.parent.is_dir():
     raise UserError(f"{dest}: the folder {target.parent} does not exist; make it first")
@@ -137,54 +141,6 @@ def sync_folder(folder: Path) -> None:
     os.fsync(handle)
   finally:
     os.close(handle)
-
-
-def replace_folder(temporary: Path, target: Path) -> None:
-  """Gives a finished folder its name; a folder that has the name is deleted.
-
-  On Linux the two change names in one step, so that a process that is killed leaves the old folder
-  or the new one under the name. Elsewhere, and on file systems that cannot do this, the old folder
-  is for a moment called `.NAME.pst_jax-old`, which `recover_folder` brings back.
-
-  Raises:
-    OSError: it could not be renamed; `target` is as it was.
-  """
-  aside = _aside(target)
-  if not target.exists():
-    temporary.rename(target)
-  elif _exchange(temporary, target):
-    temporary.rename(aside)
-  else:
-    target.rename(aside)
-    try:
-      temporary.rename(target)
-    except OSError:
-      aside.rename(target)
-      raise
-  sync_folder(target.parent)
-  shutil.rmtree(aside, ignore_errors=True)
-
-
-def recover_folder(target: Path) -> None:
-  """Brings back, or deletes, what a process left that was killed in `replace_folder`."""
-  aside = _aside(target) if target.name else None
-  if aside is None or not aside.is_dir():
-    return
-  if os.path.lexists(target):
-    shutil.rmtree(aside, ignore_errors=True)
-  else:
-    aside.rename(target)
-
-
-def _aside(target: Path) -> Path:
-  return target.with_name(f".{target.name}.pst_jax-old")
-
-
-def _exchange(one: Path, two: Path) -> bool:
-  """Lets two paths change names in one step; False where the system cannot."""
-  here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of <fcntl.h> and <linux/fs.h>
-  rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-  return rename is not None and not rename(here, os.fsencode(one), here, os.fsencode(two), exchange)
 
 
 @contextlib.contextmanager
@@ -249,13 +205,15 @@ def local_folder(path: str | os.PathLike, option: str) -> Path:
       a new local folder called `gs:`. Or it is no UTF-8, or nobody knows the home folder that it
       names.
   """
+  return place(path, option, schemes=())
+
+
+def place(path: str | os.PathLike, option: str, schemes: tuple[str, ...] = ("gs", "s3")):
+  """As `local_folder`, but also the path of a folder in a bucket, see `buckets.bucket_path`."""
   if not os.fspath(path):
     raise UserError(f"{option} is an empty text: give the name of a folder")
-  if _URL.match(str(path)):
-    raise UserError(
-      f"{option} is {path}, but buckets are not read directly: mount it (gcsfuse, mount-s3) and"
-      " give the mounted folder, or copy it to a local disk"
-    )
+  if buckets.is_url(path):
+    return buckets.bucket_path(path, option, schemes)
   require_utf8(path, option)
   return expand_home(path)
 

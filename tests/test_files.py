@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from support.pytorch import needs_torch
 
-from pst_jax import files
+from pst_jax import files, folders
 from pst_jax.convert.formats.safetensors_file import write_safetensors
 from pst_jax.convert.formats.torch_file import write_torch_file
 from pst_jax.errors import MissingFileError, UserError
-from pst_jax.files import atomic_write, atomic_writes, existing_file, recover_folder, replace_folder
+from pst_jax.files import atomic_write, atomic_writes, existing_file
+from pst_jax.folders import recover_folder, replace_folder
 
 
 @pytest.fixture
@@ -203,7 +204,7 @@ def kill(*arguments, **options):
 @pytest.mark.parametrize("can_exchange", [True, False])
 def test_a_folder_is_replaced_and_nothing_stays(two_folders, tmp_path, monkeypatch, can_exchange):
   if not can_exchange:
-    monkeypatch.setattr(files, "_exchange", lambda one, two: False)
+    monkeypatch.setattr(folders, "_exchange", lambda one, two: False)
   replace_folder(*two_folders)
   assert (two_folders[1] / "file").read_text() == "new"
   assert [path.name for path in tmp_path.iterdir()] == ["old"]
@@ -226,7 +227,7 @@ def test_killed_between_two_renames_of_folders_the_next_call_recovers(two_folder
     done.append(rename(path, target))
 
   with monkeypatch.context() as patch:
-    patch.setattr(files, "_exchange", lambda one, two: False)
+    patch.setattr(folders, "_exchange", lambda one, two: False)
     patch.setattr(pathlib.Path, "rename", killed_at_second)
     with pytest.raises(Killed):
       replace_folder(*two_folders)

@@ -6,6 +6,7 @@ A run's folder in the place of CONFIG means that run, by the config that it keep
 import dataclasses
 import pathlib
 import sys
+import tempfile
 
 from pst_jax.errors import run_command
 
@@ -39,14 +40,17 @@ def main(arguments: list[str]) -> None:
     lines = [f"  {file.as_posix():52s} {_title(file)}" for file in config_files()]
     print(USAGE.format(configs="\n".join(lines)))
     return
-  from pst_jax.files import local_folder
+  from pst_jax.buckets import is_url
+  from pst_jax.files import place
   from train.options import parse_run
   from train.processes.join import init_processes
   from train.run.timing import Times
 
   config, processes = parse_run(_load(arguments[0]), arguments[0], arguments[1:])
   times = Times()
-  run_dir = local_folder(config.run_dir, "run_dir")
+  run_dir = place(config.run_dir, "run_dir", ("gs",))
+  if is_url(run_dir):  # what Python writes of a run that hangs goes to a disk
+    run_dir = pathlib.Path(tempfile.mkdtemp(prefix="pst_jax-stacks-"))
   with init_processes(processes, run_dir, times) as should_stop:
     from train.loop import train
 
@@ -55,14 +59,16 @@ def main(arguments: list[str]) -> None:
 
 def _load(source: str):
   """The config of a config file, or of a run in its own folder."""
+  from pst_jax.buckets import is_url
   from train.config import load_file
+  from train.run.folder import RunFolder
 
+  if is_url(source):
+    return dataclasses.replace(RunFolder(source).read_config(), run_dir=source)
   path = pathlib.Path(source)
   path = path.parent if path.name == "config.json" else path
   if not (path / "config.json").exists():
     return load_file(source)
-  from train.run.folder import RunFolder
-
   # It may have been moved since.
   return dataclasses.replace(RunFolder(path).read_config(), run_dir=str(path))
 

@@ -104,7 +104,7 @@ def train(
       for line in [headline, *devices.lines(), *remarks, *report, *learning]:
         log.message(line)
       times.elapsed("startup")
-      run = _Run(setup, dataset, checkpoints, log, times, profiler, should_stop)
+      run = _Run(setup, dataset, folder, checkpoints, log, times, profiler, should_stop)
       state, metrics = _steps(run, state, first_step)
       with times.measure("checkpoint"):
         checkpoints.wait()
@@ -124,6 +124,7 @@ class _Run:
 
   setup: Setup
   dataset: Dataset
+  folder: RunFolder
   checkpoints: Checkpoints
   log: RunLog
   times: Times
@@ -162,6 +163,7 @@ def _steps(run: _Run, state: TrainState, first_step: int):
     if save_due:
       with log.activity("saving"), times.measure("checkpoint"):
         log.sync()
+        run.folder.require_lock()
         run.checkpoints.save(
           step,
           state,

@@ -33,13 +33,14 @@ def verify(run: str) -> None:
     UserError: one of them is not good; there is none; it is no run.
   """
   # Late, so that --help answers at once.
+  from pst_jax.checkpoints import layout
   from pst_jax.checkpoints.verify import verify_all
   from train.run.folder import RunFolder
 
   folder = RunFolder(run)
   identity = folder.identity(folder.read_config())
   verdicts = []
-  for verdict in verify_all(folder.checkpoints.absolute(), identity):
+  for verdict in verify_all(layout.absolute(folder.checkpoints), identity):
     verdicts.append(verdict)
     print(
       f"step {verdict.step}: {verdict.problem}"

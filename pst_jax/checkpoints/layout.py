@@ -24,8 +24,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pst_jax.buckets import filesystem, is_url, require_writable
 from pst_jax.errors import UserError
-from pst_jax.files import expand_home, parse_json, require_space
+from pst_jax.files import parse_json, place, require_space
 from pst_jax.overwrite import NO_RENAME
 
 Which = int | Literal["latest", "best"]
@@ -69,6 +70,9 @@ def check_directory(directory: str | os.PathLike, needed_bytes: int = 0) -> None
   Raises:
     UserError: that failed, or fewer than `needed_bytes` bytes are free.
   """
+  if is_url(directory):
+    require_writable(absolute(directory))
+    return
   try:
     pathlib.Path(directory).mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=directory, prefix=".probe") as probe:
@@ -89,29 +93,61 @@ def check_directory(directory: str | os.PathLike, needed_bytes: int = 0) -> None
 
 
 def can_rename(directory: pathlib.Path) -> bool:
-  """Whether folders in this one can be renamed, which is tried; UserError if nothing can be made.
+  """Whether folders in this one can be renamed, which is tried.
 
   Where they cannot, a checkpoint is written under its own name and counts from its commit file on.
+
+  Raises:
+    UserError: nothing can be made; or no file can be renamed, as TensorStore does with all of its
+      own.
   """
+  if is_url(directory):
+    return False
   probe = directory / f".probe-{secrets.token_hex(8)}"
   try:
     probe.mkdir()
     try:
-      probe = probe.rename(probe.with_suffix(".renamed"))
+      _rename_file(probe / "a")
+      return _rename_folder(probe / "b")
     finally:
-      probe.rmdir()
+      shutil.rmtree(probe)
+  except UserError:
+    raise
   except OSError as error:
-    if error.errno in NO_RENAME:
-      return False
     raise UserError(
       f"The folder {directory} cannot be written ({error.strerror}); "
       "choose another run_dir, or make room and set its permissions."
     ) from error
+
+
+def _rename_file(path: pathlib.Path) -> None:
+  path.touch()
+  try:
+    os.rename(path, path.with_suffix(".renamed"))
+  except OSError as error:
+    if error.errno not in NO_RENAME:
+      raise
+    raise UserError(
+      f"no file can be renamed in {path.parent.parent}, which the library that writes the arrays "
+      "needs: choose a run_dir on a disk, a bucket mounted with gcsfuse, or gs://"
+    ) from error
+
+
+def _rename_folder(path: pathlib.Path) -> bool:
+  path.mkdir()
+  try:
+    os.rename(path, path.with_suffix(".renamed"))
+  except OSError as error:
+    if error.errno not in NO_RENAME:
+      raise
+    return False
   return True
 
 
 def absolute(directory: str | os.PathLike) -> pathlib.Path:
-  return expand_home(directory).absolute()
+  """The path of a folder of checkpoints, or of anything in it; see `files.place`."""
+  path = place(directory, "the folder of checkpoints", ("gs",))
+  return path if is_url(path) else path.absolute()
 
 
 def saved_steps(directory: pathlib.Path) -> list[int]:
@@ -144,23 +180,27 @@ def remove_unfinished(directory: pathlib.Path) -> None:
   """Removes what a killed or failed save left, before the space on the disk is looked at."""
   for path in directory.glob("*.orbax-checkpoint-tmp*"):
     if path.is_dir() and not path.is_symlink():
-      shutil.rmtree(path)
+      _remove(path)
     else:
       path.unlink()
   for path in directory.glob(f"*{UNFINISHED}"):
     folder = path.with_name(path.name.removesuffix(UNFINISHED))
     if is_unfinished(folder) and folder.is_dir():
-      shutil.rmtree(folder)
+      _remove(folder)
     path.unlink()
+
+
+def _remove(folder: pathlib.Path) -> None:
+  folder.rmtree() if is_url(folder) else shutil.rmtree(folder)
 
 
 def set_aside(directory: pathlib.Path, step: int) -> None:
   """Moves a checkpoint to `damaged/`, so that its step can be saved again, or raises UserError."""
   asides = _numbered(directory, ASIDE)
-  aside = next(path for path in asides if path.is_dir() or not os.path.lexists(path))
-  target = next(path for path in _numbered(aside, str(step)) if not os.path.lexists(path))
+  aside = next(path for path in asides if path.is_dir() or not _is_taken(path))
+  target = next(path for path in _numbered(aside, str(step)) if not _is_taken(path))
   try:
-    aside.mkdir(exist_ok=True)
+    aside.mkdir(exist_ok=True)  # in a bucket it does nothing
     move_folder(directory / str(step), target)
   except OSError as error:
     raise UserError(
@@ -169,8 +209,15 @@ def set_aside(directory: pathlib.Path, step: int) -> None:
     ) from error
 
 
+def _is_taken(path: pathlib.Path) -> bool:
+  return path.exists() if is_url(path) else os.path.lexists(path)
+
+
 def move_folder(folder: pathlib.Path, target: pathlib.Path) -> None:
   """Renames a folder; where that cannot be, copies it whole and then deletes it."""
+  if is_url(folder):  # which copies and deletes
+    filesystem(folder).mv(os.fspath(folder), os.fspath(target), recursive=True)
+    return
   try:
     folder.rename(target)
   except OSError as error:

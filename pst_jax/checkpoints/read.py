@@ -169,11 +169,18 @@ def _agreed(what: str):
 _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 
 
+# What TensorStore says of a store that does not answer or refuses, and JAX of memory.
+_STORE_FAILS = (
+  r"\b(UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|ABORTED"
+  r"|RESOURCE_EXHAUSTED)\b"
+)
+
+
 def _is_read_error(error: BaseException | None) -> bool:
   """Whether the system failed to read, which says nothing of what is on the disk."""
   if error is None or isinstance(error, CorruptError):
     return False
-  if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+  if isinstance(error, MemoryError) or re.search(_STORE_FAILS, str(error)):
     return True
   number = _system_code(error)
   return number is not None and number not in _MISSING
@@ -193,7 +200,8 @@ def short(error: BaseException) -> str:
   """The reason in a few words."""
   code = None if isinstance(error, CorruptError | UserError) else _system_code(error)
   if code is not None:
-    return os.strerror(code)
+    said = getattr(error, "strerror", None)
+    return said or os.strerror(code)
   text = str(error).strip() or type(error).__name__
   return text.splitlines()[0].split(". See")[0][:150]
 

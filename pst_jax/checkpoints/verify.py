@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 
+from pst_jax.buckets import is_url
 from pst_jax.checkpoints import layout, quiet, read
 from pst_jax.checkpoints.layout import CorruptError, Identity
 from pst_jax.errors import UserError
@@ -100,7 +101,7 @@ def read_whole(
 
 def _forget_cached(folder: pathlib.Path) -> None:
   """Asks the system to read the files from the disk, and not from its memory, where it can."""
-  if not hasattr(os, "posix_fadvise"):
+  if not hasattr(os, "posix_fadvise") or is_url(folder):
     return
   for path in folder.rglob("*"):
     with contextlib.suppress(OSError):  # reading it will tell

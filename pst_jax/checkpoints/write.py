@@ -18,6 +18,7 @@ from orbax.checkpoint._src.path.atomicity import (
   ValidationError,
 )
 
+from pst_jax.buckets import is_url
 from pst_jax.checkpoints import layout, quiet
 from pst_jax.checkpoints.checksum import checksums
 from pst_jax.checkpoints.read import flatten, kind
@@ -43,9 +44,9 @@ class DurablePath(AtomicRenameTemporaryPath):
 class CommittedPath(CommitFileTemporaryPath):
   """A folder is written under its own name, and counts when its commit file is on the disk.
 
-  For where folders cannot be renamed. A file beside the folder says from before its first byte that
-  it is not finished: folders of old runs, which have no commit file, are told from those that a
-  killed process left.
+  For buckets, and wherever folders cannot be renamed. A file beside the folder says from before its
+  first byte that it is not finished: folders of old runs, which have no commit file, are told from
+  those that a killed process left.
   """
 
   async def create(self):
@@ -53,15 +54,18 @@ class CommittedPath(CommitFileTemporaryPath):
     return await super().create()
 
   def _mark(self) -> None:
-    marker = layout.marker(pathlib.Path(self.get_final()))
-    marker.write_text("")
-    _sync([marker, marker.parent])
+    marker = layout.marker(layout.absolute(self.get_final()))
+    marker.write_text("unfinished\n")
+    if not is_url(marker):
+      _sync([marker, marker.parent])
 
   async def finalize(self) -> None:
-    final = pathlib.Path(self.get_final())
-    await asyncio.to_thread(_sync, [*final.rglob("*"), final])
+    final = layout.absolute(self.get_final())
+    if not is_url(final):  # objects are safe when they are there
+      await asyncio.to_thread(_sync, [*final.rglob("*"), final])
     await super().finalize()
-    await asyncio.to_thread(_sync, [*filter(os.path.isfile, final.iterdir()), final])
+    if not is_url(final):
+      await asyncio.to_thread(_sync, [*filter(os.path.isfile, final.iterdir()), final])
     await asyncio.to_thread(layout.marker(final).unlink)
 
   @classmethod
@@ -78,7 +82,7 @@ class CommittedPath(CommitFileTemporaryPath):
 
 
 def _is_unfinished(path: os.PathLike) -> bool:
-  return layout.is_unfinished(pathlib.Path(path))
+  return layout.is_unfinished(layout.absolute(path))
 
 
 def path_class(directory: pathlib.Path) -> type:

@@ -3,6 +3,7 @@
 import pathlib
 from collections.abc import Iterator
 
+from pst_jax.buckets import bucket_path, is_url
 from pst_jax.errors import UserError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -15,7 +16,7 @@ def image_files(names: list[str]) -> Iterator[pathlib.Path]:
     UserError: there is nothing at a name, or nothing that an image could be.
   """
   for name in names:
-    path = pathlib.Path(name)
+    path = _local(name, "an image")
     if not path.exists():
       raise UserError(f"{name}: there is no such file or folder; check the path")
     if not path.is_dir():
@@ -46,16 +47,22 @@ def drawing_files(
   """
   if out is None:
     return []
-  if pathlib.Path(out).suffix.lower() == ".png":
+  place = _local(out, option)
+  if place.suffix.lower() == ".png":
     if len(paths) == 1:
-      return [pathlib.Path(out)]
+      return [place]
     raise UserError(f"{option} {out} is one file, but there are {len(paths)} images: give a folder")
-  if pathlib.Path(out).is_file():
+  if place.is_file():
     raise UserError(f"{option} {out} is a file, but no .png: give OUT.png or a folder")
-  files = [pathlib.Path(out) / f"{path.stem}{ending}" for path in paths]
+  files = [place / f"{path.stem}{ending}" for path in paths]
   twice = next((file for file in files if files.count(file) > 1), None)
   if twice:
     raise UserError(
       f"two of the images would both be drawn as {twice}: predict them one folder at a time"
     )
   return files
+
+
+def _local(name: str, what: str) -> pathlib.Path:
+  """The path of a name, which must not be a URL; UserError otherwise."""
+  return bucket_path(name, what, schemes=()) if is_url(name) else pathlib.Path(name)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pst_jax import hub
+from pst_jax.buckets import is_url, local_copy
 from pst_jax.checkpoints.layout import Which
 from pst_jax.convert import hub_config
 from pst_jax.convert.formats.pickle_globals import printable
@@ -19,7 +20,8 @@ from pst_jax.convert.metadata import Metadata, Record
 from pst_jax.convert.recognition import recognize
 from pst_jax.convert.state_dict import COUNTER, from_torch, last_bias, to_torch
 from pst_jax.errors import UserError
-from pst_jax.files import check_free, local_folder, recover_folder
+from pst_jax.files import check_free, place
+from pst_jax.folders import recover_folder
 from pst_jax.install import how_to_install
 from pst_jax.models import Network, create_model, task_of
 from pst_jax.wording import listed
@@ -102,8 +104,8 @@ def read(
   """Reads the weights of a network, in float32, from a file or a folder.
 
   Args:
-    source: a run folder, a folder that `write` wrote, a .pt, .pth or .safetensors of anybody, or
-      a repository of the hub, hf://owner/name or hf://owner/name@revision.
+    source: a run folder, a folder that `write` wrote, a .pt, .pth or .safetensors of anybody (also
+      gs:// and s3://), or a repository of the hub, hf://owner/name or hf://owner/name@revision.
     model: the network; None: the one that the metadata name, or else the one that has exactly these
       entries. A folder says itself what network it holds.
     step: of a run folder: a step, "latest" or "best"; None: the latest.
@@ -116,27 +118,27 @@ def read(
   """
   if hub.is_address(source):
     return _read_repository(str(source), model, step, ema)
-  path = local_folder(source, "the source of weights")
-  if weights := _read_folder(path, step, ema):
-    found = weights.metadata.model
-    if model not in (None, found):
-      raise UserError(f"{source}: it holds weights of {found}, not of {model}: leave --model out")
-    with _about(source):
-      check_finite(weights.state_dict())
-    return weights
-  if step is not None:
-    raise UserError(f"{source}: a file holds one step: leave --step out, or give a run folder")
-  return _read_file(path, model, ema)
+  with local_copy(place(source, "the source of weights"), folders=("gs",)) as path:
+    if weights := _read_folder(path, step, ema):
+      found = weights.metadata.model
+      if model not in (None, found):
+        raise UserError(f"{source}: it holds weights of {found}, not of {model}: leave --model out")
+      with _about(source):
+        check_finite(weights.state_dict())
+      return weights
+    if step is not None:
+      raise UserError(f"{source}: a file holds one step: leave --step out, or give a run folder")
+    return _read_file(path, model, ema)
 
 
 def read_as_is(source: str | os.PathLike) -> WeightFile:
   """Reads what a file or folder holds, without judging it; errors as `read`."""
   if hub.is_address(source):
     return _repository_as_is(str(source))
-  path = local_folder(source, "the source of weights")
-  weights = _read_folder(path)
-  if weights is None:
-    return read_weight_file(path)
+  with local_copy(place(source, "the source of weights"), folders=("gs",)) as path:
+    weights = _read_folder(path)
+    if weights is None:
+      return read_weight_file(path)
   block = weights.metadata.to_block()
   return WeightFile("folder of Orbax checkpoints", weights.state_dict(), block, {})
 
@@ -169,7 +171,8 @@ def _read_folder(
   path: pathlib.Path, step: Which | None = None, ema: bool | None = None
 ) -> Weights | None:
   """The weights in a folder; None: it is none."""
-  recover_folder(path)
+  if not is_url(path):
+    recover_folder(path)
   if not path.is_dir():
     return None
   return Weights(*_orbax(path).read_folder(path, "latest" if step is None else step, ema))
@@ -265,7 +268,7 @@ def check_destination(dest: str | os.PathLike, *, force: bool = False) -> None:
   """Raises UserError if `write` could not write there."""
   if hub.is_address(dest):
     raise UserError(f"{dest}: `pst_jax push` is the command that writes to the hub")
-  suffix = local_folder(dest, "the destination").suffix
+  suffix = place(dest, "the destination").suffix
   if not suffix:
     _orbax(dest).check_folder(dest, force=force)
     return
@@ -281,7 +284,7 @@ def write(dest: str | os.PathLike, weights: Weights, *, force: bool = False) -> 
   """Writes a .safetensors, .pt or .pth, or without an ending a folder; whole or not at all.
 
   Args:
-    dest: a .pt or .pth needs PyTorch; a folder needs Orbax, and a training run starts from it.
+    dest: a .pt or .pth needs PyTorch; a folder needs Orbax, and is no part of an s3:// bucket.
     weights: what to write.
     force: replace a file, or a folder of weights, that is there.
 

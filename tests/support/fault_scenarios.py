@@ -15,7 +15,7 @@ from pst_jax.checkpoints.verify import verify_all
 from pst_jax.convert.formats.orbax_folder import write_folder
 from pst_jax.convert.formats.safetensors_file import read_safetensors, write_safetensors
 from pst_jax.convert.metadata import Metadata
-from pst_jax.files import recover_folder
+from pst_jax.folders import recover_folder
 from train.config import Config
 from train.config_values import to_json
 from train.run.checkpoints import Checkpoints

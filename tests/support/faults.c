@@ -17,7 +17,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { WRITE = 1, READ = 2, OPEN = 4, RENAME = 8, FSYNC = 16, MKDIR = 32 };
+enum { WRITE = 1, READ = 2, OPEN = 4, RENAME = 8, FSYNC = 16, MKDIR = 32, RENAME_FOLDER = 64 };
 
 static char folder[PATH_MAX];
 static atomic_int kinds, at, error, keeps, count, fired;
@@ -118,8 +118,14 @@ OPENS(open64)
 OPENS_AT(openat)
 OPENS_AT(openat64)
 
+static int is_folder(const char *path) {
+  struct stat found;
+  return stat(path, &found) == 0 && S_ISDIR(found.st_mode);
+}
+
 int rename(const char *a, const char *b) {
   if (BY_PATH(RENAME, a)) FAIL;
+  if (IS(RENAME_FOLDER) && is_folder(a) && BY_PATH(RENAME_FOLDER, a)) FAIL;
   return NEXT(rename)(a, b);
 }
 int renameat(int x, const char *a, int y, const char *b) {
@@ -128,6 +134,7 @@ int renameat(int x, const char *a, int y, const char *b) {
 }
 int renameat2(int x, const char *a, int y, const char *b, unsigned flags) {
   if (BY_PATH(RENAME, a)) FAIL;
+  if (IS(RENAME_FOLDER) && is_folder(a) && BY_PATH(RENAME_FOLDER, a)) FAIL;
   return NEXT(renameat2)(x, a, y, b, flags);
 }
 int link(const char *a, const char *b) {

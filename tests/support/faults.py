@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 SOURCE = pathlib.Path(__file__).with_suffix(".c")
-WRITE, READ, OPEN, RENAME, FSYNC, MKDIR = (1 << bit for bit in range(6))
+WRITE, READ, OPEN, RENAME, FSYNC, MKDIR, RENAME_FOLDER = (1 << bit for bit in range(7))
 SHORT = 0
 """In the place of an error number: the call moves half of the bytes, as calls may."""
 

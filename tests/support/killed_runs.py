@@ -20,9 +20,16 @@ DIGITS = """configs/digits.py --batch-size 16 --epochs 0.5 --checkpoint.every-ep
   --optim.warmup-epochs 0.1
   --eval-every-epochs 0.25 --eval-top-k 0 2 --eval-batch-size 60 --data.eval-split test[:60]
   --model.width 0.125 --model.dropout 0.1 --data.image-size 16 --data.max-shift 2 --log-every 1"""
+# The same, with a network that compiles in a few seconds.
+SMALL = DIGITS.replace("--eval-top-k 0 2", "--eval-top-k 0 --model.name resnet18").replace(
+  "--data.image-size 16", "--data.image-size 8"
+)
+SMALL_FLAGS = "--xla_backend_optimization_level=0"
 
 
-def start_digits(folder, run_dir, program=("-m", "train"), data_dir=None, **environment):
+def start_digits(
+  folder, run_dir, program=("-m", "train"), data_dir=None, options=DIGITS, **environment
+) -> subprocess.Popen:
   """The process of a run whose data and kept compilations are in `folder`."""
   # Kept compilations let all but the first start begin within seconds.
   environment = os.environ | {
@@ -34,7 +41,7 @@ def start_digits(folder, run_dir, program=("-m", "train"), data_dir=None, **envi
   }
   paths = f"--data.data-dir {data_dir or f'{folder}/data'} --run-dir {run_dir}"
   return subprocess.Popen(
-    [sys.executable, *program, *f"{DIGITS} {paths}".split()],
+    [sys.executable, *program, *f"{options} {paths}".split()],
     cwd=REPOSITORY,
     env=environment,
     stdout=subprocess.DEVNULL,

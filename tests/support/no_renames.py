@@ -1,7 +1,7 @@
-"""`python no_renames.py FOLDER ARGUMENTS`: `python -m train ARGUMENTS` with no renames in FOLDER.
+"""`python no_renames.py FOLDER ARGUMENTS`: as `python -m train`, but FOLDER renames no folder.
 
-With the library of `faults.build` preloaded: every rename and link below the folder fails, as on a
-flat bucket that is mounted with gcsfuse.
+With the library of `faults.build` preloaded: every rename of a folder fails, as on a flat bucket
+that is mounted with gcsfuse.
 """
 
 import ctypes
@@ -12,10 +12,10 @@ import sys
 
 
 def forbid(folder) -> None:
-  """From now on this process can rename nothing below a folder."""
-  from support.faults import RENAME
+  """From now on this process can rename no folder below this one."""
+  from support.faults import RENAME_FOLDER
 
-  ctypes.CDLL(None).faults_arm(os.fsencode(folder), RENAME, 1, errno.ENOSYS, True)
+  ctypes.CDLL(None).faults_arm(os.fsencode(folder), RENAME_FOLDER, 1, errno.ENOSYS, True)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,6 @@ TARS = ["imagenet2012", "--manual-dir", "tars", "--data-dir"]
 @pytest.mark.parametrize(
   ("option", "use"),
   [
-    ("data.data_dir", lambda url: open_dataset(DataConfig(data_dir=url))),
-    ("run_dir", RunFolder),
     ("--data-dir", lambda url: prepare.main([*TARS, url])),
     ("--manual-dir", lambda url: prepare.main([*TARS, "data", "--manual-dir", url])),
     (
@@ -45,6 +43,20 @@ def test_a_bucket_is_refused_with_what_to_do_before_anything_is_made(
   monkeypatch.chdir(tmp_path)
   with pytest.raises(UserError, match=f"{option} is {url}, .* mount it"):
     use(url)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  ("option", "use"),
+  [
+    ("data.data_dir", lambda url: open_dataset(DataConfig(data_dir=url))),
+    ("run_dir", RunFolder),
+  ],
+)
+def test_a_bucket_that_no_library_reads_is_refused_likewise(tmp_path, monkeypatch, option, use):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(UserError, match=f"{option} is s3://bucket, .* mount it"):
+    use("s3://bucket")
   assert not list(tmp_path.iterdir())
 
 

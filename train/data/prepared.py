@@ -8,8 +8,9 @@ import pathlib
 import re
 import shlex
 
+from pst_jax.buckets import is_absent, is_url
 from pst_jax.errors import UserError
-from pst_jax.files import local_folder
+from pst_jax.files import place
 from train.config_values import check_values
 from train.data.feature_files import check_feature_classes
 from train.schema import DataConfig
@@ -43,14 +44,16 @@ def open_builder_of(config: DataConfig):
     UserError: an option is out of range; the data set is not there, or not in array_record form.
   """
   check_values(config, "data.")
-  data_dir = local_folder(config.data_dir, "data.data_dir").absolute()
+  data_dir = place(config.data_dir, "data.data_dir", ("gs",))
+  if not is_url(data_dir):
+    data_dir = data_dir.absolute()
   if config.dataset in MADE:
     _make(config.dataset, data_dir)
   return open_builder(config.dataset, _find_folder(config.dataset, data_dir))
 
 
 def _make(dataset: str, data_dir: pathlib.Path) -> None:
-  if (data_dir / dataset).is_dir() and _versions(data_dir / dataset):
+  if is_url(data_dir) or ((data_dir / dataset).is_dir() and _versions(data_dir / dataset)):
     return
   # Imported here because scikit-learn takes seconds to import and is needed only once.
   module = importlib.import_module(MADE[dataset])
@@ -77,6 +80,11 @@ def _find_folder(dataset: str, data_dir: pathlib.Path) -> pathlib.Path:
   """The folder of `name`, `name/config`, `name:1.2.3` or `name/config:1.2.3`; newest by default."""
   name, _, version = dataset.partition(":")
   folder = data_dir / name
+  if is_url(folder) and is_absent(folder):
+    raise UserError(
+      f"dataset {dataset} is not in {data_dir}: prepare it in a local folder, and copy that"
+      f" there (gcloud storage cp -r DATA/{name} {data_dir}/)."
+    )
   if folder.is_dir():
     versions = _versions(folder)
     if versions and not version:

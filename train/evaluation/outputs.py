@@ -5,7 +5,7 @@ import importlib.util
 import pathlib
 
 from pst_jax.errors import UserError
-from pst_jax.files import check_free
+from pst_jax.files import check_free, place
 from train.schema import Config
 
 PLOT_FORMATS = (".png", ".svg", ".pdf")
@@ -62,7 +62,7 @@ def files_of(task, config: Config, options: argparse.Namespace) -> dict[tuple[st
     UserError: the task has no such files, or they cannot be written.
   """
   own = {name: getattr(options, name) for name in OUTPUTS if name not in _GENERAL}
-  asked = {name: pathlib.Path(path) for name, path in own.items() if path}
+  asked = {name: place(path, _option(name)) for name, path in own.items() if path}
   for name in asked:
     if name not in task.files:
       raise UserError(

@@ -26,7 +26,7 @@ def run_config(source: str | os.PathLike) -> schema.Config | None:
   if hub.is_address(source):
     return None
   run = RunFolder(source)
-  return run.read_config() if run.config.is_file() else None
+  return run.read_config() if run.has_config() else None
 
 
 def make_config(

@@ -68,7 +68,7 @@ def barrier(mesh: Mesh) -> None:
 
 
 def _text(folder: RunFolder) -> str:
-  return folder.lock.read_text() if folder.lock.is_file() else ""
+  return folder.lock.read_text() if folder.lock.exists() else ""
 
 
 def _from_first(text: str) -> str:

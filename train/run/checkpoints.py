@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from pst_jax.buckets import is_url, told
 from pst_jax.checkpoints import layout, quiet, read, verify, write
 from pst_jax.checkpoints.layout import CorruptError, Identity, Which, check_directory
 from pst_jax.checkpoints.read import Restored
@@ -62,16 +63,15 @@ class Checkpoints(contextlib.AbstractContextManager):
     check_directory(self.directory)
     steps = layout.saved_steps(self.directory)
     self._kept = _Kept({step: layout.read_best(self.directory, step) for step in steps})
-    self._manager = ocp.CheckpointManager(
-      self.directory,
-      item_names=write.ITEMS,
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=preservation_policy.AnyPreservationPolicy(
-          [preservation_policy.LatestN(keep_latest), self._kept]
-        ),
-        temporary_path_class=write.path_class(self.directory),
-      ),
+    policies = [preservation_policy.LatestN(keep_latest), self._kept]
+    options = ocp.CheckpointManagerOptions(
+      preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+      temporary_path_class=write.path_class(self.directory),
     )
+    # Of a bucket Orbax asks more than of its objects: the account must be allowed to look at it.
+    in_bucket = is_url(self.directory)
+    with told(self.directory, "opened") if in_bucket else contextlib.nullcontext():
+      self._manager = ocp.CheckpointManager(self.directory, item_names=write.ITEMS, options=options)
 
   def __exit__(self, kind, error, traceback) -> None:
     try:
@@ -159,10 +159,14 @@ class Checkpoints(contextlib.AbstractContextManager):
       yield
     except Exception as error:
       quiet.after_failure()
-      last = max(layout.saved_steps(self.directory), default=None)
+      try:
+        kept = _last_good(max(layout.saved_steps(self.directory), default=None))
+      except OSError:  # a store that does not answer
+        kept = "those before it are as they were"
+      remedy = "mend that" if is_url(self.directory) else "free some space or check the disk"
       raise UserError(
-        f"Saving a checkpoint in {self.directory} failed ({read.short(error)}); {_last_good(last)};"
-        " free some space or check the disk, then give the same command again to go on."
+        f"Saving a checkpoint in {self.directory} failed ({read.short(error)}); {kept}; {remedy}, "
+        "then give the same command again to go on."
       ) from error
 
   def _prove(self, step: int, shardings: Mapping[str, jax.sharding.Sharding]) -> None:

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+from pst_jax.buckets import is_absent, is_url
 from pst_jax.checkpoints.layout import RUN_ID, Identity, saved_steps
 from pst_jax.errors import UserError
-from pst_jax.files import local_folder, lock, write_output
+from pst_jax.files import lock, place, write_output
+from pst_jax.lease import lease
 from pst_jax.overwrite import recover_file
 from train.config import from_json
 from train.config_values import difference, flatten, to_json
@@ -17,10 +19,14 @@ from train.schema import RESUME_MAY_CHANGE, Config
 
 
 class RunFolder:
-  """Paths inside the folder of one run."""
+  """Paths inside the folder of one run, on a disk or in a bucket of gs://.
+
+  Attributes:
+    require_lock: raises UserError where a lock in a bucket was lost to another process.
+  """
 
   def __init__(self, path: str | os.PathLike):
-    self.path = local_folder(path, "run_dir")
+    self.path = place(path, "run_dir", ("gs",))
     self.config = self.path / "config.json"
     self.lock = self.path / ".lock"
     self.run_id = self.path / RUN_ID
@@ -28,6 +34,7 @@ class RunFolder:
     self.metrics = self.path / "metrics.jsonl"
     self.tensorboard = self.path / "tensorboard"
     self.profile = self.path / "profile"
+    self.require_lock = lambda: None
 
   def read_config(self) -> Config:
     """The resolved config of the run.
@@ -35,8 +42,7 @@ class RunFolder:
     Raises:
       UserError: the folder is no run, or its config is corrupt.
     """
-    recover_file(self.config)
-    if not self.config.is_file():
+    if not self.has_config():
       raise UserError(
         f"{self.path} is no run folder: it has no config.json; give the run_dir of a training run"
       )
@@ -44,6 +50,13 @@ class RunFolder:
       return from_json(_text(self.config))
     except (UserError, UnicodeDecodeError, RecursionError) as error:
       raise UserError(f"{self.config} cannot be used: {error}") from None
+
+  def has_config(self) -> bool:
+    """Whether the folder is a run's; UserError if nobody can tell."""
+    if is_url(self.path):
+      return not is_absent(self.config)
+    recover_file(self.config)
+    return self.config.is_file()
 
   def identity(self, config: Config) -> Identity:
     """What every checkpoint of the run must say of itself, once the run is open."""
@@ -71,21 +84,30 @@ def open_run(config: Config, is_main_process: bool = True) -> Iterator[RunFolder
   if not is_main_process:
     yield folder
     return
-  with lock(
-    folder.lock,
-    unwritable=f"run_dir {folder.path} cannot be written ({{reason}}): choose another --run-dir",
-    busy=f"another process is training in {folder.path}: stop it first, or choose another "
+  texts = {
+    "unwritable": f"run_dir {folder.path} cannot be written ({{reason}}): choose another --run-dir",
+    "busy": f"another process is training in {folder.path}: stop it first, or choose another "
     "--run-dir",
-  ) as file:
-    for file_path in (folder.config, folder.run_id):
-      recover_file(file_path)
-    _compare(folder, config)
-    # Also when resuming: evaluation looks for the data where they are now.
-    write_output(folder.config, to_json(config).encode(), force=True)
-    if not folder.run_id.exists():
-      write_output(folder.run_id, f"{secrets.token_hex(16)}\n".encode())
+  }
+  if is_url(folder.path):
+    with lease(folder.lock, **texts) as folder.require_lock:
+      _prepare(folder, config)
+      yield folder
+    return
+  with lock(folder.lock, **texts) as file:
+    _prepare(folder, config)
     _sign(file)
     yield folder
+
+
+def _prepare(folder: RunFolder, config: Config) -> None:
+  _compare(folder, config)
+  # Also when resuming: evaluation looks for the data where they are now.
+  write_output(folder.config, to_json(config).encode(), force=True)
+  if not is_url(folder.run_id):
+    recover_file(folder.run_id)
+  if not folder.run_id.exists():
+    write_output(folder.run_id, f"{secrets.token_hex(16)}\n".encode())
 
 
 def _text(path: Path) -> str:
@@ -113,7 +135,7 @@ def _sign(file: TextIO) -> None:
 
 
 def _compare(folder: RunFolder, config: Config) -> None:
-  if folder.config.exists():
+  if folder.has_config():
     old = folder.read_config()
     changed = difference(old, config)
     is_longer = config.epochs > old.epochs and len(changed) == 1

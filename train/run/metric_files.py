@@ -10,9 +10,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from pst_jax.buckets import is_url
+from pst_jax.checkpoints import layout
 from pst_jax.errors import UserError
 from pst_jax.files import parse_json, write_output
 from pst_jax.overwrite import recover_file
+from train.run.spool import Spool
 
 _FLUSH_SECONDS = 10.0
 
@@ -34,7 +37,7 @@ class MetricFiles:
   """
 
   def __init__(self, run_dir: str | os.PathLike, start_step: int, *, tensorboard: bool = True):
-    run_dir = pathlib.Path(run_dir)
+    run_dir, self._spool = _spool(run_dir)
     self._metrics, folder = run_dir / "metrics.jsonl", run_dir / "tensorboard"
     with _explained(run_dir):
       _drop_after(self._metrics, start_step)
@@ -69,15 +72,24 @@ class MetricFiles:
       self._lines.write(json.dumps(line, allow_nan=False) + "\n")
       self._lines.flush()
       self._add_event(step=step, summary={"value": scalars})
+      if self._spool:
+        self._spool.publish_now_and_then()
 
   def sync(self) -> None:
     """Waits until all lines are on the disk, also after a power failure."""
     with _explained(self._metrics):
       os.fsync(self._lines.fileno())
+      if self._spool:
+        if self._events:
+          self._events.flush()
+        self._spool.publish()
 
   def close(self) -> None:
     with _explained(self._metrics), contextlib.closing(self._events or self._lines):
       self._lines.close()
+    if self._spool:
+      with _explained(self._metrics):
+        self._spool.close()
 
   def _add_event(self, **fields) -> None:
     if self._events is None:
@@ -88,6 +100,15 @@ class MetricFiles:
     if time.monotonic() - self._flushed >= _FLUSH_SECONDS:
       self._events.flush()
       self._flushed = time.monotonic()
+
+
+def _spool(run_dir: str | os.PathLike) -> tuple[pathlib.Path, Spool | None]:
+  """(The local folder that is written to, what brings its files to the bucket)."""
+  if not is_url(run_dir):
+    return pathlib.Path(run_dir), None
+  with _explained(run_dir):
+    spool = Spool(layout.absolute(run_dir), "metrics.jsonl")
+  return spool.folder, spool
 
 
 @contextlib.contextmanager

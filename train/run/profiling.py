@@ -8,6 +8,7 @@ from collections.abc import Callable
 import jax
 from jaxtyping import PyTree
 
+from pst_jax.buckets import is_url
 from pst_jax.errors import UserError
 from train.schema import Config, profile_range
 
@@ -27,6 +28,11 @@ class Profiler(contextlib.AbstractContextManager):
     self, config: Config, total_steps: int, directory: pathlib.Path, *, enabled: bool = True
   ):
     steps = profile_range(config.profile_steps)
+    if steps and is_url(directory):
+      raise UserError(
+        f"profile_steps is {config.profile_steps}, but JAX's profiler writes to a disk only, and "
+        f"run_dir is {config.run_dir}: leave it out, or choose a local --run-dir"
+      )
     if steps and steps[-1] > total_steps:
       raise UserError(
         f"profile_steps is {config.profile_steps}, but the run ends with step {total_steps}: "

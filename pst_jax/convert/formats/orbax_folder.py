@@ -4,6 +4,7 @@ A folder of weights is laid out as the checkpoints of a run that saved one step,
 library's metadata block in their records; see `pst_jax.checkpoints.layout`.
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -15,11 +16,13 @@ import flax.traverse_util
 import jax
 import numpy as np
 
+from pst_jax.buckets import is_absent, is_url
 from pst_jax.checkpoints import layout, read, write
 from pst_jax.checkpoints.layout import Identity, Which
 from pst_jax.convert.metadata import Metadata, Record
 from pst_jax.errors import UserError
-from pst_jax.files import expand_home, recover_folder, replace_folder
+from pst_jax.files import place
+from pst_jax.folders import recover_folder, replace_folder
 
 BLOCK = "weights"
 """The metadata block in a record's `extra`."""
@@ -81,9 +84,9 @@ def _record(restored: read.Restored, kind: str) -> Record:
 def _checkpoints_of(path: pathlib.Path) -> tuple[bool, pathlib.Path]:
   """(Whether the folder is a run's, where its checkpoints are)."""
   if (path / "config.json").is_file() or (path / "checkpoints").is_dir():
-    return True, (path / "checkpoints").absolute()
+    return True, layout.absolute(path / "checkpoints")
   if layout.saved_steps(path):
-    return False, path.absolute()
+    return False, layout.absolute(path)
   raise UserError(
     f"{path}: this folder holds no weights: give the folder of a run (with config.json), or one "
     "that `python -m pst_jax convert` wrote"
@@ -126,6 +129,13 @@ def _of_config(path: pathlib.Path, restored: read.Restored, variables: dict) -> 
 def check_folder(path: str | os.PathLike, *, force: bool = False) -> None:
   """Raises UserError if `write_folder` could not write there."""
   target = _target(path)
+  if is_url(target):
+    if not is_absent(target):
+      raise UserError(
+        f"{path}: there is something, and a folder in a bucket cannot be replaced in one step: "
+        "delete it first, or choose another name"
+      )
+    return
   if not target.parent.is_dir():
     raise UserError(f"{path}: the folder {target.parent} does not exist; make it first")
   recover_folder(target)
@@ -162,7 +172,11 @@ def write_folder(
   except BaseException as error:
     # Threads of a write that failed may write into it for a moment more.
     for _ in range(20):
-      shutil.rmtree(temporary, ignore_errors=True)
+      if is_url(temporary):
+        with contextlib.suppress(OSError):
+          temporary.rmtree(missing_ok=True)
+      else:
+        shutil.rmtree(temporary, ignore_errors=True)
       time.sleep(0.1)
     if isinstance(error, ValueError | OSError):
       raise UserError(f"{path}: nothing was written: {read.short(error)}") from error
@@ -170,7 +184,8 @@ def write_folder(
 
 
 def _target(path: str | os.PathLike) -> pathlib.Path:
-  return pathlib.Path(os.path.realpath(expand_home(path)))
+  target = place(path, "the destination", ("gs",))
+  return target if is_url(target) else pathlib.Path(os.path.realpath(target))
 
 
 def _is_weights_folder(path: pathlib.Path) -> bool:

@@ -1,4 +1,4 @@
-"""Folders where nothing can be renamed, as on a flat bucket that is mounted with gcsfuse."""
+"""Where no folder can be renamed, as on a flat bucket that is mounted with gcsfuse, and no file."""
 
 import errno
 import os
@@ -9,11 +9,19 @@ import time
 
 import pytest
 from support import faults
-from support.killed_runs import assert_same_end, finish, kill, start_digits, wait_for_step
+from support.killed_runs import (
+  SMALL,
+  SMALL_FLAGS,
+  assert_same_end,
+  finish,
+  kill,
+  start_digits,
+  wait_for_step,
+)
 from support.saved_states import abstract, same_bits, save_steps, small_state, steps_in
 from support.tiny_weights import weights
 
-from pst_jax import files, overwrite
+from pst_jax import folders, overwrite
 from pst_jax.checkpoints import layout
 from pst_jax.checkpoints.verify import verify_all
 from pst_jax.convert.formats.orbax_folder import write_folder
@@ -26,13 +34,18 @@ NO_RENAMES = pathlib.Path(faults.__file__).with_name("no_renames.py")
 
 
 @pytest.fixture
-def no_renames(monkeypatch):
-  def refuse(*arguments, **options):
-    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+def no_renames(monkeypatch, request):
+  def refusing(rename):
+    def refuse(source, target, **options):
+      if getattr(request, "param", "folders") == "files" or os.path.isdir(source):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+      return rename(source, target, **options)
+
+    return refuse
 
   for name in ("rename", "replace"):
-    monkeypatch.setattr(os, name, refuse)
-  monkeypatch.setattr(files, "_exchange", lambda one, two: False)
+    monkeypatch.setattr(os, name, refusing(getattr(os, name)))
+  monkeypatch.setattr(folders, "_exchange", lambda one, two: False)
 
 
 def test_a_checkpoint_is_saved_and_restored(tmp_path, no_renames):
@@ -110,6 +123,17 @@ def test_another_failure_of_the_probe_is_told_before_training(tmp_path, monkeypa
   assert not list(tmp_path.iterdir())
 
 
+files_too = pytest.mark.parametrize("no_renames", ["files"], indirect=True)
+
+
+@files_too
+def test_training_is_refused_where_no_file_can_be_renamed(tmp_path, no_renames):
+  with pytest.raises(UserError, match=r"no file can be renamed in .* choose a run_dir on a disk"):
+    Checkpoints(tmp_path)
+  assert not list(tmp_path.iterdir())
+
+
+@files_too
 def test_a_file_is_replaced(tmp_path, no_renames):
   for content in (b"old and long", b"new"):
     write_output(tmp_path / "config.json", content, force=True)
@@ -117,6 +141,7 @@ def test_a_file_is_replaced(tmp_path, no_renames):
   assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
+@files_too
 def test_a_file_whose_replacement_was_cut_is_whole_again(tmp_path, no_renames, monkeypatch):
   path = tmp_path / "config.json"
   path.write_bytes(b"old")
@@ -161,11 +186,12 @@ def test_a_run_that_is_killed_ends_as_one_on_a_usual_disk(tmp_path):
     pytest.skip("there is no C compiler here, or this is no Linux")
   rng = random.Random(0)
   whole, killed = tmp_path / "whole", tmp_path / "bucket" / "killed"
-  finish(start_digits(tmp_path, whole))
+  finish(start_digits(tmp_path, whole, options=SMALL, XLA_FLAGS=SMALL_FLAGS))
 
   def start():
     program = (str(NO_RENAMES), str(tmp_path / "bucket"))
-    return start_digits(tmp_path, killed, program, LD_PRELOAD=str(library))
+    small = {"options": SMALL, "XLA_FLAGS": SMALL_FLAGS}
+    return start_digits(tmp_path, killed, program, LD_PRELOAD=str(library), **small)
 
   for step in (rng.randrange(12, 18), rng.randrange(22, 26)):
     process = start()
