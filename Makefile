@@ -27,7 +27,7 @@ $(python):
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt $(python)
-	$(python) -m pip install --quiet -e '.[test,onnx]' -c constraints.txt
+	$(python) -m pip install --quiet -e '.[test,test-s3,onnx]' -c constraints.txt
 	@touch $@ $(VENV)/.installed-train
 
 $(VENV)/.installed-train$(JAX): pyproject.toml $(python)
