@@ -64,11 +64,27 @@ def test_fewer_images_than_the_whole_set_must_be_asked_for(source, tmp_path):
   ("file", "content", "said"),
   [
     ("train-images-idx3-ubyte.gz", None, "is not there: give --source"),
-    ("train-images-idx3-ubyte.gz", gzip.compress(idx(IMAGES["train"]))[:-900], "cannot be read"),
+    (
+      "train-images-idx3-ubyte.gz",
+      gzip.compress(idx(IMAGES["train"]), mtime=0)[:-900],
+      "cannot be read",
+    ),
     ("train-images-idx3-ubyte.gz", b"\x1f\x8b\x08\0\0\0\0\0\0\3" + b"\xff" * 99, "cannot be read"),
-    ("train-images-idx3-ubyte.gz", gzip.compress(idx(IMAGES["train"])[:-1]), "says that it has 12"),
-    ("train-images-idx3-ubyte.gz", gzip.compress(idx(IMAGES["train"]) + b"x"), "says that it has"),
-    ("train-images-idx3-ubyte.gz", gzip.compress(b"x"), "is no idx file of images of 28 x 28"),
+    (
+      "train-images-idx3-ubyte.gz",
+      gzip.compress(idx(IMAGES["train"])[:-1], mtime=0),
+      "says that it has 12",
+    ),
+    (
+      "train-images-idx3-ubyte.gz",
+      gzip.compress(idx(IMAGES["train"]) + b"x", mtime=0),
+      "says that it has",
+    ),
+    (
+      "train-images-idx3-ubyte.gz",
+      gzip.compress(b"x", mtime=0),
+      "is no idx file of images of 28 x 28",
+    ),
     ("t10k-labels-idx1-ubyte", idx(IMAGES["t10k"]), "is no idx file of labels"),
     ("t10k-labels-idx1-ubyte", idx(np.arange(3))[:4], "is no idx file of labels"),
     ("t10k-labels-idx1-ubyte", idx(np.arange(4)), "3 images and 4 labels of the split test"),
