@@ -56,7 +56,7 @@ class DataConfig:
   dataset: str = "imagenet2012"
   """A TFDS name prepared as array_record, or `digits` (made on first use), or `synthetic`."""
   data_dir: str = "~/tensorflow_datasets"
-  """Folder that holds prepared data sets; a bucket must be mounted as a folder."""
+  """Folder that holds prepared data sets, also in a bucket: gs://BUCKET/data."""
   train_split: str = "train"
   """Split to train on; a slice such as `train[:90%]` is possible."""
   eval_split: str = "validation"
@@ -87,10 +87,8 @@ class DataConfig:
   def contradiction(self) -> str | None:
     """A sentence about values that training cannot combine, if there are such."""
     if self.space_to_depth and self.image_size % 2:
-      return (
-        f"data.image_size is {self.image_size}, but data.space_to_depth needs an even number of "
-        "pixels: choose one, or leave space_to_depth out"
-      )
+      size = f"data.image_size is {self.image_size}"
+      return f"{size}, but data.space_to_depth needs an even number: change one of them"
     return None
 
 
