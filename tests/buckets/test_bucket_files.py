@@ -42,9 +42,9 @@ def test_a_command_converts_between_buckets(folder, tmp_path, capsys):
   save_run(tmp_path / "run")
   files = bucket_path(folder, "x")
   buckets.filesystem(files).put(str(tmp_path / "run"), f"{folder}/run", recursive=True)
-  assert command_line.main(["convert", f"{folder}/run", f"{folder}/w.safetensors"]) is None
+  assert command_line.main(["convert", f"{folder}/run", f"{folder}/w.safetensors"]) == 0
   assert "read back: every entry equal" in capsys.readouterr().out
-  assert command_line.main(["convert", f"{folder}/run", str(tmp_path / "w.safetensors")]) is None
+  assert command_line.main(["convert", f"{folder}/run", str(tmp_path / "w.safetensors")]) == 0
   local = io.read(tmp_path / "w.safetensors")
   assert same(io.read(f"{folder}/w.safetensors").variables, local.variables)
 
@@ -90,10 +90,13 @@ def test_a_store_that_fails_for_long_is_given_up_with_a_sentence(store, folder):
 
 def test_a_store_that_is_silent_is_given_up_with_a_sentence(store, folder, monkeypatch):
   path = bucket_path(folder, "x")
-  files = buckets.filesystem(path)
   import aiohttp
+  from gcsfs.core import GCSFileSystem
 
-  monkeypatch.setattr(files, "requests_timeout", aiohttp.ClientTimeout(sock_read=0.05))
+  impatient = property(lambda self: aiohttp.ClientTimeout(sock_read=0.05), lambda self, value: None)
+  monkeypatch.setattr(GCSFileSystem, "requests_timeout", impatient, raising=False)
+  for files in type(buckets.filesystem(path))._cache.values():
+    monkeypatch.delitem(files.__dict__, "requests_timeout", raising=False)
   store.rule = lambda method, path: 1.0
   with pytest.raises(UserError, match=r"cannot be written \(the store does not answer"):
     buckets.require_writable(path)
