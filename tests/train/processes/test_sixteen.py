@@ -9,7 +9,7 @@ OPTIONS = f"{TINY} --batch-size 16 --epochs 2"
 LAST = 5
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_sixteen_processes_of_one_device_train_to_the_state_of_one(tmp_path):
   ends = {}
   for count in (1, 16):
