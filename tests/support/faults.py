@@ -129,9 +129,14 @@ def _try(scenario: Scenario, folder: pathlib.Path, kind: int, number: int, keep:
 def _wait_for_writers(folder: pathlib.Path) -> None:
   """Where a save failed, threads may go on to write for a moment, as long as the process lives."""
   before = None
-  while before != (now := _listing(folder)) and any(".orbax-checkpoint-tmp" in x for x in now):
+  while before != (now := _listing(folder)) and any(_is_begun(x) for x in now):
     before = now
     time.sleep(0.2)
+
+
+def _is_begun(path: str) -> bool:
+  """Whether it is part of a save that has not ended, elsewhere or in place."""
+  return ".orbax-checkpoint-tmp" in path or ".unfinished" in path
 
 
 def _listing(folder: pathlib.Path) -> list[str]:
