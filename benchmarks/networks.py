@@ -13,6 +13,7 @@ below 1 this project is faster. In the rows "folded" BatchNorm is folded on both
 Needs the extras `train` (optax) and `torch`, and a C++ compiler for torch.compile.
 """
 
+import functools
 import os
 
 import jax
@@ -157,9 +158,8 @@ def check_agreement(ours, theirs, row):
       raise SystemExit(f"{row}: outputs differ by {difference:.1e} of their standard deviation")
 
 
-def main():
-  options = begin(__doc__, batches=[8, 32], top_k=0)
-  print(f"{'model':12} {'batch':>5} {'':9} {'PyTorch side':32} {'Flax':>9} {'PyTorch':>9}  ratio")
+def cases(options):
+  """Each network and batch: how its row begins, the Flax side, and PyTorch by its memory format."""
   rng = np.random.default_rng(0)
   for name in options.models:
     for batch in options.batches:
@@ -167,20 +167,28 @@ def main():
       labels = rng.integers(0, 1000, batch)
       flax = Flax(name, images, labels, options.top_k)
       state_dict = pst_jax.convert.to_torch(name, flax.variables)
-      for task, variant, memory_format, compiled in VARIANTS:
-        twin = PyTorch(name, state_dict, images, labels, options.top_k, memory_format)
-        if compiled:
-          twin.compile(task)
-        if task == "training":
-          flax.start_training()
-          twin.start_training()
-        ours, theirs = getattr(flax, task), getattr(twin, task)
-        if compiled and task == "inference":
-          ours = flax.folded_inference
-        row = f"{name:12} {batch:5} {task:9} {variant:32}"
-        check_agreement(ours(), theirs(), row)
-        flax_time, torch_time, ratio = measure(ours, theirs, options.repeats)
-        print(f"{row} {flax_time:8.3f}s {torch_time:8.3f}s  {ratio:5.2f}", flush=True)
+      twin = functools.partial(PyTorch, name, state_dict, images, labels, options.top_k)
+      yield f"{name:12} {batch:5}", flax, twin
+
+
+def main():
+  options = begin(__doc__, batches=[8, 32], top_k=0)
+  print(f"{'model':12} {'batch':>5} {'':9} {'PyTorch side':32} {'Flax':>9} {'PyTorch':>9}  ratio")
+  for begun, flax, make_twin in cases(options):
+    for task, variant, memory_format, compiled in VARIANTS:
+      twin = make_twin(memory_format)
+      if compiled:
+        twin.compile(task)
+      if task == "training":
+        flax.start_training()
+        twin.start_training()
+      ours, theirs = getattr(flax, task), getattr(twin, task)
+      if compiled and task == "inference":
+        ours = flax.folded_inference
+      row = f"{begun} {task:9} {variant:32}"
+      check_agreement(ours(), theirs(), row)
+      flax_time, torch_time, ratio = measure(ours, theirs, options.repeats)
+      print(f"{row} {flax_time:8.3f}s {torch_time:8.3f}s  {ratio:5.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,8 @@ import numpy as np
 import onnxruntime
 import torch
 
-import pst_jax
-import pst_jax.torch
 from benchmarks.common import measure
-from benchmarks.networks import Flax, PyTorch, begin
+from benchmarks.networks import begin, cases
 from pst_jax.torch.export import export_onnx
 
 
@@ -28,30 +26,21 @@ def main() -> None:
   threads = torch.get_num_threads()
   print(f"onnxruntime {onnxruntime.__version__}")
   print(f"{'model':12} {'batch':>5} {'other side':30} {'ONNX':>9} {'other':>9}  ratio")
-  rng = np.random.default_rng(0)
-  for name in options.models:
-    for batch in options.batches:
-      images = rng.standard_normal((batch, 3, options.size, options.size), dtype=np.float32)
-      labels = rng.integers(0, 1000, batch)
-      flax = Flax(name, images, labels, options.top_k)
-      state_dict = pst_jax.convert.to_torch(name, flax.variables)
-      twin = PyTorch(name, state_dict, images, labels, options.top_k, torch.channels_last)
-      session = _session(twin.model, options.size, threads)
-      twin.compile("inference")
+  for begun, flax, make_twin in cases(options):
+    twin = make_twin(torch.channels_last)
+    images = twin.images.contiguous().numpy()
+    session = _session(twin.model, options.size, threads)
+    twin.compile("inference")
 
-      def run(session=session, images=images):
-        return session.run(None, {"images": images})[0]
+    def run(session=session, images=images):
+      return session.run(None, {"images": images})[0]
 
-      others = {
-        "torch.compile, channels_last": twin.inference,
-        "Flax, jit": flax.folded_inference,
-      }
-      for label, other in others.items():
-        difference = np.abs(np.asarray(other()) - run()).max()
-        assert difference <= 2e-3 * np.std(run()), f"{name}: logits differ by {difference}"
-        ours, theirs, ratio = measure(run, other, options.repeats)
-        row = f"{name:12} {batch:5} {label:30}"
-        print(f"{row} {ours:8.3f}s {theirs:8.3f}s  {ratio:5.2f}", flush=True)
+    others = {"torch.compile, channels_last": twin.inference, "Flax, jit": flax.folded_inference}
+    for label, other in others.items():
+      difference = np.abs(np.asarray(other()) - run()).max()
+      assert difference <= 2e-3 * np.std(run()), f"{begun}: logits differ by {difference}"
+      ours, theirs, ratio = measure(run, other, options.repeats)
+      print(f"{begun} {label:30} {ours:8.3f}s {theirs:8.3f}s  {ratio:5.2f}", flush=True)
 
 
 def _session(model, size: int, threads: int) -> onnxruntime.InferenceSession:
