@@ -53,7 +53,6 @@ class _Lease:
     self._bucket, self._key, _ = self._files.split_path(os.fspath(path))
     self.ended = threading.Event()
     self._lost = False
-    self._seen_at = time.monotonic()
 
   def acquire(self) -> None:
     """Makes the object, in the place of one that was left behind if need be."""
@@ -69,7 +68,6 @@ class _Lease:
     info = self._files.info(os.fspath(self._path))
     # A request that is sent again after a lost answer finds its own object.
     self._generation = info["generation"]
-    self._seen_at = time.monotonic()
     return True
 
   def _wait_until_left(self) -> None:
@@ -127,7 +125,6 @@ class _Lease:
         )
         if found["generation"] != self._generation:
           raise FileExistsError
-        self._seen_at = time.monotonic()
       except (FileNotFoundError, FileExistsError):  # deleted, or another one's
         self._lost = True
         return

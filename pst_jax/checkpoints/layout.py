@@ -11,6 +11,7 @@ DIR/../run_id     the run that the checkpoints are of; a folder of weights has n
 version lack `step`, `run`, `best` and that block: their `metrics["top1"]` stands for `best`.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -73,17 +74,12 @@ def check_directory(directory: str | os.PathLike, needed_bytes: int = 0) -> None
   if is_url(directory):
     require_writable(absolute(directory))
     return
-  try:
+  with _writing(directory):
     pathlib.Path(directory).mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=directory, prefix=".probe") as probe:
       probe.write(bytes(1 << 16))
       probe.flush()
       os.fsync(probe.fileno())
-  except OSError as error:
-    raise UserError(
-      f"The folder {directory} cannot be written ({error.strerror}); "
-      "choose another run_dir, or make room and set its permissions."
-    ) from error
   require_space(
     directory,
     needed_bytes,
@@ -104,37 +100,23 @@ def can_rename(directory: pathlib.Path) -> bool:
   if is_url(directory):
     return False
   probe = directory / f".probe-{secrets.token_hex(8)}"
-  try:
+  file, folder = probe / "file", probe / "folder"
+  with _writing(directory):
     probe.mkdir()
     try:
-      _rename_file(probe / "a")
-      return _rename_folder(probe / "b")
+      file.touch()
+      folder.mkdir()
+      if not _renames(file):
+        raise UserError(
+          f"no file can be renamed in {directory}, which the library that writes the arrays "
+          "needs: choose a run_dir on a disk, a bucket mounted with gcsfuse, or gs://"
+        )
+      return _renames(folder)
     finally:
       shutil.rmtree(probe)
-  except UserError:
-    raise
-  except OSError as error:
-    raise UserError(
-      f"The folder {directory} cannot be written ({error.strerror}); "
-      "choose another run_dir, or make room and set its permissions."
-    ) from error
 
 
-def _rename_file(path: pathlib.Path) -> None:
-  path.touch()
-  try:
-    os.rename(path, path.with_suffix(".renamed"))
-  except OSError as error:
-    if error.errno not in NO_RENAME:
-      raise
-    raise UserError(
-      f"no file can be renamed in {path.parent.parent}, which the library that writes the arrays "
-      "needs: choose a run_dir on a disk, a bucket mounted with gcsfuse, or gs://"
-    ) from error
-
-
-def _rename_folder(path: pathlib.Path) -> bool:
-  path.mkdir()
+def _renames(path: pathlib.Path) -> bool:
   try:
     os.rename(path, path.with_suffix(".renamed"))
   except OSError as error:
@@ -142,6 +124,20 @@ def _rename_folder(path: pathlib.Path) -> bool:
       raise
     return False
   return True
+
+
+@contextlib.contextmanager
+def _writing(directory: str | os.PathLike) -> Iterator[None]:
+  """Turns what the system says of a folder that is tried into one sentence."""
+  try:
+    yield
+  except UserError:
+    raise
+  except OSError as error:
+    raise UserError(
+      f"The folder {directory} cannot be written ({error.strerror}); "
+      "choose another run_dir, or make room and set its permissions."
+    ) from error
 
 
 def absolute(directory: str | os.PathLike) -> pathlib.Path:

@@ -138,11 +138,11 @@ def write_step(directory: str | os.PathLike, step: int, state: PyTree, *, extra:
   layout.check_directory(directory)
   # Committed to a device, as what is read back is: checksums compile for each kind of array.
   state = jax.device_put(state, jax.local_devices()[0])
-  kind = path_class(directory)
-  options = CompositeOptions(temporary_path_class=kind)
+  ends = path_class(directory)
+  options = CompositeOptions(temporary_path_class=ends)
   handler = ocp.CompositeCheckpointHandler(*ITEMS, composite_options=options)
   try:
-    with ocp.Checkpointer(handler, temporary_path_class=kind) as checkpointer:
+    with ocp.Checkpointer(handler, temporary_path_class=ends) as checkpointer:
       checkpointer.save(directory / str(step), step_args(step, state, extra=extra))
   except Exception:
     quiet.after_failure()
