@@ -37,14 +37,20 @@ def read(run: str) -> History:
     raise UserError(
       f"{folder.metrics} cannot be read ({error.strerror}): give runs that have begun"
     ) from error
+  lines = lines_of(text)
+  if not lines:
+    raise UserError(f"{folder.metrics} has no line yet: wait until the run has logged something")
+  return History(str(run).rstrip("/"), config, lines)
+
+
+def lines_of(text: str) -> list[dict]:
+  """The lines of metrics.jsonl that are whole: the last one of a run that writes it may not be."""
   lines = []
   for line in text.splitlines():
     try:
       content = parse_json(line)
-    except ValueError:  # the last line of a run that is writing it
+    except ValueError:
       continue
     if isinstance(content, dict) and isinstance(content.get("step"), int):
       lines.append(content)
-  if not lines:
-    raise UserError(f"{folder.metrics} has no line yet: wait until the run has logged something")
-  return History(str(run).rstrip("/"), config, lines)
+  return lines

@@ -4,7 +4,6 @@ They grow in a local folder and are put into the bucket as a whole, so that whoe
 finds the same files as in a local run.
 """
 
-import contextlib
 import logging
 import pathlib
 import tempfile
@@ -58,10 +57,5 @@ class Spool:
 
   def close(self) -> None:
     """Publishes what is left, and deletes the local folder."""
-    with contextlib.closing(_Cleaned(self._temporary)):
+    with self._temporary:
       self.publish()
-
-
-class _Cleaned:
-  def __init__(self, temporary: tempfile.TemporaryDirectory):
-    self.close = temporary.cleanup

@@ -21,7 +21,8 @@ from pathlib import Path
 from time import monotonic, time
 
 from pst_jax.errors import describe
-from pst_jax.files import parse_json, write_output
+from pst_jax.files import write_output
+from train.run.history import lines_of
 from train.run.observers import registry
 from train.run.observers.base import Facts
 
@@ -107,8 +108,7 @@ def _earlier(path: Path, until: int) -> Iterator[tuple[int, float, dict]]:
   """The lines of metrics.jsonl up to a step."""
   if not path.is_file():
     return
-  for text in path.read_text(errors="replace").splitlines():
-    line = parse_json(text)
+  for line in lines_of(path.read_text(errors="replace")):
     if (step := line.pop("step")) <= until:
       yield step, time(), {name: float(x) for name, x in line.items() if _is_number(x)}
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from time import monotonic, time
 from typing import Any
 
+from pst_jax.buckets import is_url
 from train.config_values import flatten
 from train.run.folder import RunFolder
 from train.run.observers.names import TENSORBOARD
@@ -53,7 +54,7 @@ class ObserverProcess:
 
   def __init__(self, name: str, facts: Mapping[str, Any], run_dir: Path, start_step: int):
     self.name = name
-    self._is_local = "://" not in str(run_dir)
+    self._is_local = not is_url(run_dir)
     self._folder = Path(run_dir).absolute() / "loggers"
     self._waiting, self._heard = bytearray(), bytearray()
     self._dropped = self._is_gone = False
