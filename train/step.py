@@ -71,20 +71,23 @@ def make_train_step(
     params = optax.apply_updates(state.params, updates)
     old, new = state.variables, {"params": params, "batch_stats": batch_stats}
     learns = learning_of(old, config.optim.trainable, config.optim.frozen)
+
     # What is frozen keeps its bits: neither a sum of parts nor an average may round it.
-    new = jax.tree.map(lambda old, now, moves: now if moves else old, old, new, learns)
+    def learned(old, now):
+      return jax.tree.map(lambda old, now, moves: now if moves else old, old, now, learns)
+
+    new = learned(old, new)
     ema = state.ema
     if (average := own_average(opt_state, params)) is not None:
       # It has no running statistics of its own: those of the parameters beside it are near.
-      ema = {"params": average, "batch_stats": batch_stats}
-      ema = jax.tree.map(lambda old, now, moves: now if moves else old, state.ema, ema, learns)
+      ema = learned(ema, {"params": average, "batch_stats": batch_stats})
     elif ema is not None:
       decay = ema_decay(state.step, config.ema_decay, config.ema_ramp)
 
-      def moved(mean, now, moves):
-        return (decay * mean + (1 - decay) * now).astype(mean.dtype) if moves else mean
+      def moved(mean, now):
+        return (decay * mean + (1 - decay) * now).astype(mean.dtype)
 
-      ema = jax.tree.map(moved, ema, new, learns)
+      ema = learned(ema, jax.tree.map(moved, ema, new))
     squares = jax.tree.map(lambda g: jnp.sum(g * g), grads)
     groups = {name: jnp.sqrt(sum(jax.tree.leaves(group))) for name, group in squares.items()}
     metrics = {

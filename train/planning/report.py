@@ -190,8 +190,8 @@ def _times(plan, topology, unit) -> str:
 def by_kind(step: CompiledStep, topology: Slice) -> str:
   """What a step is made of, as a table."""
   rows = [
-    f"  {each.seconds * 1e3:7.2f}  {each.hbm_bytes / 1e9:7.2f} {each.matrix_flops / 1e9:7.0f}  "
-    f"{each.operations:5d}  {each.kind}{each.direction and ', ' + each.direction}"
+    _row(each.seconds, each.hbm_bytes, each.matrix_flops, each.operations)
+    + f"{each.kind}{each.direction and ', ' + each.direction}"
     for each in kinds(step.program, topology)
   ]
   return "\n".join(["OPERATIONS by kind, each at the peaks", _COLUMNS, *rows])
@@ -200,16 +200,21 @@ def by_kind(step: CompiledStep, topology: Slice) -> str:
 def heaviest(step: CompiledStep, topology: Slice, count: int) -> str:
   """The operations that take longest by the roofline, as a table."""
 
-  def milliseconds(each):
-    return operation_seconds(each, topology) * 1e3
+  def seconds(each):
+    return operation_seconds(each, topology)
 
-  operations = sorted(step.program.operations, key=milliseconds, reverse=True)[:count]
+  operations = sorted(step.program.operations, key=seconds, reverse=True)[:count]
   rows = [
-    f"  {milliseconds(each):7.2f}  {each.hbm_bytes * each.count / 1e9:7.2f} "
-    f"{each.matrix_flops * each.count / 1e9:7.0f}  {each.count:5d}  {each.name}  {each.source}"
+    _row(seconds(each), each.hbm_bytes * each.count, each.matrix_flops * each.count, each.count)
+    + f"{each.name}  {each.source}"
     for each in operations
   ]
   return "\n".join(["OPERATIONS that take longest at the peaks", _COLUMNS, *rows])
+
+
+def _row(seconds: float, hbm_bytes: int, matrix_flops: int, times: int) -> str:
+  """The numbers under `_COLUMNS`."""
+  return f"  {seconds * 1e3:7.2f}  {hbm_bytes / 1e9:7.2f} {matrix_flops / 1e9:7.0f}  {times:5d}  "
 
 
 def _gb(count: float) -> str:

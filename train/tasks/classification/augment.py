@@ -7,13 +7,13 @@ on the same device.
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped
 
 from pst_jax.inference.predictor import normalize
+from pst_jax.models.network import sides
 from train.tasks.classification.config import DataConfig
 from train.tasks.classification.loss import Targets, unmixed
 
@@ -54,7 +54,7 @@ def erase(
   The box is drawn as torchvision does: 2 to 33 % of the area, height / width from 0.3 to 3.3, up to
   ten attempts to find one that is smaller than the image in both directions.
   """
-  height, width = _sides(images)
+  height, width = sides(images)
 
   def box(key):
     which, area, ratio, top, left = jax.random.split(key, 5)
@@ -91,7 +91,7 @@ def mix(
     mixup: alpha; 0: none.
     cutmix: alpha; 0: none.
   """
-  height, width = _sides(images)
+  height, width = sides(images)
   chance_of_cutmix = 0.5 if mixup and cutmix else float(cutmix > 0)
 
   def draw(key):
@@ -125,18 +125,10 @@ def neighbours(x: Shaped[Array, "batch *rest"]) -> Shaped[Array, "batch *rest"]:
   return x.reshape(-1, 2, *x.shape[1:])[:, ::-1].reshape(x.shape)
 
 
-def _block(images) -> int:
-  """Side of the blocks of pixels that are the channels: 1, or 2 for 12 channels."""
-  return math.isqrt(images.shape[-1] // 3)
-
-
-def _sides(images) -> tuple[int, int]:
-  return _block(images) * images.shape[1], _block(images) * images.shape[2]
-
-
 def _inside(box, images) -> Bool[Array, "batch height width channels"]:
   """Whether a pixel lies in its image's box (top, bottom, left, right), the ends not included."""
-  block, (_, height, width, channels) = _block(images), images.shape
+  _, height, width, channels = images.shape
+  block = sides(images)[0] // height
   top, bottom, left, right = (each[:, None, None, None] for each in box)
   channel = jnp.arange(channels)
   row = block * jnp.arange(height)[:, None, None] + channel // (3 * block)
