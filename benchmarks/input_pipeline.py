@@ -8,8 +8,9 @@ for training at 224 (random resized crop, mirroring) with 1 and 2 threads. The o
 same records and does torchvision's operations as Pillow calls (decode, convert, random box, crop,
 bilinear resize, mirror, array), one image after the other and in a pool of 2 threads. Where
 TensorFlow is installed (pip install tensorflow-cpu), tf.data does those of Flax's ImageNet example
-too: decoding of the random box alone, bicubic resize, mirroring; from records in memory. The sides
-take turns, and the best of the rounds counts, so that other work on the machine hurts both alike;
+too: decoding of the random box alone, bicubic resize, mirroring; from records in memory. Both also
+read the records that `train.prepare --short-side 400` makes of the same images. The sides take
+turns, and the best of the rounds counts, so that other work on the machine hurts both alike;
 images per second of CPU time hardly depend on other work at all.
 """
 
@@ -34,6 +35,7 @@ from train.tasks.classification import crops as images
 from train.tasks.classification.data import open_dataset
 
 NUM_IMAGES = 512
+SHORT_SIDE = 400
 BATCH = 32
 ROUNDS = 5
 BATCHES_PER_ROUND = 8
@@ -48,8 +50,9 @@ def write_photos(folder: pathlib.Path) -> None:
       path.parent.mkdir(parents=True, exist_ok=True)
       width, height = rng.integers(480, 521), rng.integers(355, 396)
       path.write_bytes(photograph(rng, height, width))
-  source = str(folder / "photos")
-  prepare.main(["folder", "--source", source, "--name", "photos", "--data-dir", str(folder)])
+  place = ["--source", str(folder / "photos"), "--name", "photos", "--data-dir", str(folder)]
+  prepare.main(["folder", *place])
+  prepare.main(["folder", *place, "--short-side", str(SHORT_SIDE)])
 
 
 def pillow_example(encoded: bytes, rng: np.random.Generator, config: DataConfig) -> np.ndarray:
@@ -105,6 +108,30 @@ def tf_data_batches(encoded: list[bytes], config: DataConfig, threads: int) -> I
   yield from examples.batch(BATCH).prefetch(1).with_options(options).as_numpy_iterator()
 
 
+def sides_of(name: str, config: DataConfig, pool: futures.Executor) -> dict[str, Callable]:
+  """What is compared, by name, on one data set."""
+  dataset = open_dataset(config)
+  encoded = [dataset.train[index]["image"] for index in range(NUM_IMAGES)]
+  print(f"{np.mean([len(image) for image in encoded]) / 1000:6.0f} kB each{name}")
+
+  def ours(threads: int) -> Iterator:
+    threaded = replace(config, threads=threads)
+    return train_batches(dataset, threaded, seed=0, batch_size=BATCH, first_step=0)
+
+  sides = {
+    f"Pillow{name}, 1 thread": lambda: pillow_batches(dataset.train, config, map),
+    f"Pillow{name}, 2 threads": lambda: pillow_batches(dataset.train, config, pool.map),
+    f"this pipeline{name}, 1 thread": lambda: ours(1),
+    f"this pipeline{name}, 2 threads": lambda: ours(2),
+  }
+  if importlib.util.find_spec("tensorflow"):
+    sides |= {
+      f"tf.data{name}, 1 thread": lambda: tf_data_batches(encoded, config, 1),
+      f"tf.data{name}, 2 threads": lambda: tf_data_batches(encoded, config, 2),
+    }
+  return sides
+
+
 def rates(start_side: Callable[[], Iterator]) -> np.ndarray:
   """Images per second and per second of CPU time, once the first batch is there.
 
@@ -128,38 +155,22 @@ def main() -> None:
   with tempfile.TemporaryDirectory() as folder, futures.ThreadPoolExecutor(2) as pool:
     with contextlib.redirect_stdout(io.StringIO()):
       write_photos(pathlib.Path(folder))
-    config = DataConfig(dataset="photos", data_dir=folder, eval_split="test", image_size=224)
-    dataset = open_dataset(config)
-    size = np.mean([len(dataset.train[index]["image"]) for index in range(NUM_IMAGES)])
-    print(f"{NUM_IMAGES} JPEGs of {size / 1000:.0f} kB on average, random resized crop to 224")
-
-    def ours(threads: int) -> Iterator:
-      threaded = replace(config, threads=threads)
-      return train_batches(dataset, threaded, seed=0, batch_size=BATCH, first_step=0)
-
-    sides = {
-      "Pillow, 1 thread": lambda: pillow_batches(dataset.train, config, map),
-      "Pillow, 2 threads": lambda: pillow_batches(dataset.train, config, pool.map),
-      "this pipeline, 1 thread": lambda: ours(1),
-      "this pipeline, 2 threads": lambda: ours(2),
-    }
-    if importlib.util.find_spec("tensorflow"):
-      encoded = [dataset.train[index]["image"] for index in range(NUM_IMAGES)]
-      sides |= {
-        "tf.data, 1 thread": lambda: tf_data_batches(encoded, config, 1),
-        "tf.data, 2 threads": lambda: tf_data_batches(encoded, config, 2),
-      }
-    else:
+    print(f"{NUM_IMAGES} JPEGs, random resized crop to 224; on average")
+    sides = {}
+    for name, dataset in (("", "photos"), (" smaller", f"photos/short_side_{SHORT_SIDE}")):
+      config = DataConfig(dataset=dataset, data_dir=folder, eval_split="test", image_size=224)
+      sides |= sides_of(name, config, pool)
+    if not importlib.util.find_spec("tensorflow"):
       print("tf.data is left out: TensorFlow is not installed (pip install tensorflow-cpu)")
     best = dict.fromkeys(sides, np.zeros(2))
     for _ in range(rounds):
       for name, start_side in sides.items():
         best[name] = np.maximum(best[name], rates(start_side))
     baseline = best["Pillow, 1 thread"]
-    print(f"{'':26s}{'images/s':>12s}{'ratio':>8s}{'per CPU-second':>18s}{'ratio':>8s}")
+    print(f"{'':34s}{'images/s':>12s}{'ratio':>8s}{'per CPU-second':>18s}{'ratio':>8s}")
     for name, (wall, cpu) in best.items():
       ratios = best[name] / baseline
-      print(f"{name:26s}{wall:12.0f}{ratios[0]:8.2f}{cpu:18.0f}{ratios[1]:8.2f}")
+      print(f"{name:34s}{wall:12.0f}{ratios[0]:8.2f}{cpu:18.0f}{ratios[1]:8.2f}")
 
 
 if __name__ == "__main__":

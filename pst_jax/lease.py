@@ -6,6 +6,7 @@ have the object's generation as their precondition, which no two processes can w
 """
 
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -52,6 +53,7 @@ class _Lease:
     self._files = filesystem(path)
     self._bucket, self._key, _ = self._files.split_path(os.fspath(path))
     self.ended = threading.Event()
+    self._beats, self._shown = itertools.count(1), 0.0
     self._lost = False
 
   def acquire(self) -> None:
@@ -67,7 +69,7 @@ class _Lease:
       return False
     info = self._files.info(os.fspath(self._path))
     # A request that is sent again after a lost answer finds its own object.
-    self._generation = info["generation"]
+    self._generation, self._shown = info["generation"], time.time()
     return True
 
   def _wait_until_left(self) -> None:
@@ -110,28 +112,39 @@ class _Lease:
 
   def keep(self) -> None:
     """Shows life until `ended` is set, or the lock is lost."""
-    beat = 0
-    while not self.ended.wait(BEAT_SECONDS):
-      beat += 1
-      try:
-        found = self._files.call(
-          "PATCH",
-          "b/{}/o/{}",
-          self._bucket,
-          self._key,
-          ifGenerationMatch=self._generation,
-          json={"metadata": {"beat": str(beat)}},
-          json_out=True,
-        )
-        if found["generation"] != self._generation:
-          raise FileExistsError
-      except (FileNotFoundError, FileExistsError):  # deleted, or another one's
-        self._lost = True
-        return
-      except OSError:  # the store may answer again before anyone takes this one for dead
-        continue
+    while not self._lost and not self.ended.wait(BEAT_SECONDS):
+      with contextlib.suppress(OSError):  # the store may answer before anyone takes the lock
+        self._beat()
+
+  def _beat(self) -> None:
+    """Shows life once, and so learns whether the lock is lost."""
+    began = time.time()
+    try:
+      found = self._files.call(
+        "PATCH",
+        "b/{}/o/{}",
+        self._bucket,
+        self._key,
+        ifGenerationMatch=self._generation,
+        json={"metadata": {"beat": str(next(self._beats))}},
+        json_out=True,
+      )
+      self._lost |= found["generation"] != self._generation
+    except (FileNotFoundError, FileExistsError):  # deleted, or another one's
+      self._lost = True
+    self._shown = began
 
   def require(self) -> None:
+    # The clock of the day, which goes on while a machine sleeps; it may also be set back.
+    if not self._lost and not 0 <= time.time() - self._shown < LEASE_SECONDS / 2:
+      try:
+        self._beat()
+      except OSError as error:
+        raise UserError(
+          f"{self._path}: whether this process still holds the lock cannot be asked "
+          f"({os_error(error).strerror}), so nothing more is saved here; give the same command "
+          "again to go on"
+        ) from error
     if self._lost:
       raise UserError(
         f"{self._path} was taken by another process, which took this one for dead, as it gave no "

@@ -3,6 +3,7 @@
 A run's folder in the place of CONFIG means that run, by the config that it keeps.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import sys
@@ -40,7 +41,6 @@ def main(arguments: list[str]) -> None:
     lines = [f"  {file.as_posix():52s} {_title(file)}" for file in config_files()]
     print(USAGE.format(configs="\n".join(lines)))
     return
-  from pst_jax.buckets import is_url
   from pst_jax.files import place
   from train.options import parse_run
   from train.processes.join import init_processes
@@ -49,12 +49,26 @@ def main(arguments: list[str]) -> None:
   config, processes = parse_run(_load(arguments[0]), arguments[0], arguments[1:])
   times = Times()
   run_dir = place(config.run_dir, "run_dir", ("gs",))
-  if is_url(run_dir):  # what Python writes of a run that hangs goes to a disk
-    run_dir = pathlib.Path(tempfile.mkdtemp(prefix="pst_jax-stacks-"))
-  with init_processes(processes, run_dir, times) as should_stop:
+  with _on_disk(run_dir) as stacks, init_processes(processes, stacks, times) as should_stop:
     from train.loop import train
 
     train(config, should_stop, times)
+
+
+@contextlib.contextmanager
+def _on_disk(run_dir):
+  """The run folder; in the place of one in a bucket, a folder for the stacks of a hanging run."""
+  from pst_jax.buckets import is_url
+
+  if not is_url(run_dir):
+    yield run_dir
+    return
+  folder = pathlib.Path(tempfile.mkdtemp(prefix="pst_jax-stacks-"))
+  try:
+    yield folder
+  finally:
+    with contextlib.suppress(OSError):  # it holds stacks
+      folder.rmdir()
 
 
 def _load(source: str):

@@ -162,8 +162,8 @@ def _steps(run: _Run, state: TrainState, first_step: int):
       best = setup.task.best(next(iter(metrics.values())))
     if save_due:
       with log.activity("saving"), times.measure("checkpoint"):
-        log.sync()
         run.folder.require_lock()
+        log.sync()
         run.checkpoints.save(
           step,
           state,

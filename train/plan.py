@@ -128,8 +128,8 @@ def _counts(config, options) -> tuple[int, int]:
     dataset = registry.find(config.task).open(config, splits=("train",))
     found = dataset.num_train, dataset.num_classes
   except UserError as error:
-    found = KNOWN.get(config.data.dataset) if config.data.train_split == "train" else None
-    if found is None:
+    found = KNOWN.get(config.data.dataset.partition("/")[0])
+    if found is None or config.data.train_split != "train":
       raise UserError(f"{error} Or give --num-train and --num-classes") from None
     images, classes = found
     print(

@@ -80,6 +80,16 @@ def test_a_lock_that_was_taken_is_told_and_left_to_the_other(lock):
   assert lock.read_text() == other
 
 
+def test_a_holder_that_was_cut_off_asks_before_it_saves(lock, monkeypatch):
+  monkeypatch.setattr(module, "BEAT_SECONDS", 600.0)  # no beat of its own comes first
+  with lease(lock, **TEXTS) as require:
+    lock.unlink()
+    held_by(lock, host="elsewhere")
+    time.sleep(module.LEASE_SECONDS / 2)
+    with pytest.raises(UserError, match=r"was taken by another process"):
+      require()
+
+
 def test_a_store_that_fails_for_a_moment_costs_no_lock(lock, store):
   with lease(lock, **TEXTS) as require:
     store.fail(503, times=20, method="PATCH")

@@ -97,10 +97,11 @@ def _find_folder(dataset: str, data_dir: pathlib.Path) -> pathlib.Path:
       raise UserError(
         f"dataset {dataset} is not in {data_dir}, which has {', '.join(have)}: name one of them."
       )
+  command = PREPARE.get(name.partition("/")[0], BUILD)
   raise UserError(
     f"dataset {dataset} is not in {data_dir}: point --data.data-dir (evaluating: --data-dir) at the"
     " folder that holds it, or prepare it with"
-    f" {PREPARE.get(name, BUILD).format(name=name, data_dir=data_dir)}."
+    f" {command.format(name=name, data_dir=data_dir)}."
   )
 
 

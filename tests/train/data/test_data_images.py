@@ -48,6 +48,27 @@ def test_every_training_crop_is_a_square_of_image_size(crop, size):
   assert (image.shape, image.dtype) == ((32, 32, 3), np.uint8)
 
 
+@pytest.fixture
+def resized(monkeypatch):
+  """A random resized crop to 32 whose box is the whole image."""
+  monkeypatch.setattr(images, "sample_box", lambda rng, height, width, _: (0, 0, height, width))
+  return lambda image: images.random_resized_crop(image, None, DataConfig(image_size=32))
+
+
+def test_every_pixel_of_a_box_counts_where_it_is_resized_bilinearly(resized):
+  for column in range(63):
+    image = np.zeros((50, 63, 3), np.uint8)
+    image[:, column] = 255
+    assert resized(image).any()
+
+
+def test_a_box_that_shrinks_by_two_is_averaged(resized):
+  blocks = noise(32, 32) // 2 + 10
+  around = np.tile([[[-2], [2]], [[1], [-1]]], (32, 32, 1))
+  image = np.kron(blocks, np.ones((2, 2, 1), np.uint8)) + around
+  np.testing.assert_array_equal(resized(image.astype(np.uint8)), blocks)
+
+
 def test_a_shift_moves_the_whole_image_and_leaves_black():
   image = noise(8, 8) | 1  # no black pixel of its own
   config = DataConfig(image_size=8, crop="shift", max_shift=2, flip=False)

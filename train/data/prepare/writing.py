@@ -99,16 +99,23 @@ class SplitBuilder(dataset_builder.ShardBasedBuilder, skip_registration=True):
 
 
 def make_builder(
-  dataset: str, info: Callable[[Any], tfds.core.DatasetInfo], data_dir: pathlib.Path
+  dataset: str,
+  info: Callable[[Any], tfds.core.DatasetInfo],
+  data_dir: pathlib.Path,
+  config: tfds.core.BuilderConfig | None = None,
 ) -> SplitBuilder:
-  """A builder of a data set of this name, with what `info` says of it for a builder."""
+  """A builder of a data set of this name, with what `info` says of it for a builder.
+
+  Args:
+    config: the variant of the data set; None: it has none.
+  """
 
   class Made(SplitBuilder, skip_registration=True):
     name = dataset
     VERSION = VERSION
     _info = info
 
-  return Made(data_dir=data_dir, file_format="array_record")
+  return Made(data_dir=data_dir, config=config, file_format="array_record")
 
 
 def shards(split: Split, split_name: str) -> list[Int[np.ndarray, " shard"]]:

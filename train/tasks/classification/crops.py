@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from pst_jax.letterbox import Image
 from pst_jax.preprocessing import evaluation_crop, resize
 from train.data.transforms.color import jitter
 from train.data.transforms.randaugment import randaugment
@@ -48,7 +49,17 @@ def random_resized_crop(
   """A random box of the image (`sample_box`), resized to the square."""
   top, left, height, width = sample_box(rng, *image.shape[:2], config.min_scale)
   box = image[top : top + height, left : left + width]
-  return resize(box, config.image_size, config.image_size)
+  return _resize_box(box, config.image_size)
+
+
+def _resize_box(box: Image, size: int) -> Image:
+  """Bilinear unless a side shrinks by two or more, where that would skip pixels.
+
+  Area averages take several times as long, and evaluation alone needs them to be exact.
+  """
+  if max(box.shape[:2]) < 2 * size:
+    return cv2.resize(box, (size, size), interpolation=cv2.INTER_LINEAR)
+  return resize(box, size, size)
 
 
 def random_shift(
