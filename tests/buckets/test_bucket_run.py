@@ -9,7 +9,6 @@ import time
 import pytest
 from support.killed_runs import (
   SMALL,
-  SMALL_FLAGS,
   assert_same_end,
   finish,
   kill,
@@ -34,7 +33,7 @@ SYNTHETIC = DataConfig(dataset="synthetic")
 def test_a_run_that_is_killed_ends_as_one_on_a_disk(tmp_path, shared_store):
   rng = random.Random(0)
   whole, run = tmp_path / "whole", f"gs://{BUCKET}/killed"
-  small = {"options": SMALL, "XLA_FLAGS": SMALL_FLAGS}
+  small = {"options": SMALL}
   finish(start_digits(tmp_path, whole, **small))
   files = buckets.filesystem(bucket_path(run, "x"))
   files.put(str(tmp_path / "data"), f"gs://{BUCKET}/data", recursive=True)

@@ -24,19 +24,15 @@ DIGITS = """configs/digits.py --batch-size 16 --epochs 0.5 --checkpoint.every-ep
 SMALL = DIGITS.replace("--eval-top-k 0 2", "--eval-top-k 0 --model.name resnet18").replace(
   "--data.image-size 16", "--data.image-size 8"
 )
-SMALL_FLAGS = "--xla_backend_optimization_level=0"
 
 
 def start_digits(
   folder, run_dir, program=("-m", "train"), data_dir=None, options=DIGITS, **environment
 ) -> subprocess.Popen:
-  """The process of a run whose data and kept compilations are in `folder`."""
-  # Kept compilations let all but the first start begin within seconds.
+  """The process of a run whose data are in `folder`."""
   environment = os.environ | {
     "XLA_FLAGS": "",
     "JAX_PLATFORMS": "cpu",
-    "JAX_COMPILATION_CACHE_DIR": f"{folder}/cache",
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     **environment,
   }
   paths = f"--data.data-dir {data_dir or f'{folder}/data'} --run-dir {run_dir}"

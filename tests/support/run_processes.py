@@ -9,16 +9,11 @@ import subprocess
 import sys
 import time
 
-from support.quick_jit import is_known
-
 REPOSITORY = pathlib.Path(__file__).parents[2]
-# Compiles several times faster; and waits for a process that a busy machine keeps waiting.
-QUICK = """--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
-  --xla_cpu_collective_timeout_seconds=600
-  --xla_cpu_collective_call_terminate_timeout_seconds=600"""
-# jaxlib 0.12 has it no more, and a flag that it does not know aborts the process.
-if is_known("xla_cpu_use_fusion_emitters", False):
-  QUICK += " --xla_cpu_use_fusion_emitters=false"
+# Devices wait for one that a busy machine keeps waiting.
+PATIENT = (
+  "--xla_cpu_collective_timeout_seconds=600 --xla_cpu_collective_call_terminate_timeout_seconds=600"
+)
 # 15 steps, about 5 to the epoch; saved after 6, 11 and 15; 41 examples, which no batch divides. The
 # learning rate is low because a higher one makes rounding grow from step to step.
 TINY = """configs/synthetic.py --model.name resnet18 --model.stem small --model.width 0.125
@@ -67,7 +62,6 @@ class Run:
 
 def start(
   options: str,
-  cache: str | os.PathLike,
   count: int = 1,
   devices: int = 4,
   module: str = "train",
@@ -77,19 +71,15 @@ def start(
   """`python -m train OPTIONS` in `count` processes of this machine.
 
   Args:
-    cache: folder for compilations.
     devices: fake ones, of each process.
     module: instead of train.
     programs: of each process, with its first arguments, instead of a module.
     patience: how many times longer than two processes many wait for each other.
   """
   environment = os.environ | {
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {' '.join(QUICK.split())}",
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {PATIENT}",
     "JAX_PLATFORMS": "cpu",
     "JAX_ENABLE_X64": "1",
-    # Kept compilations let all but the first start begin within seconds.
-    "JAX_COMPILATION_CACHE_DIR": str(cache),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
   }
   programs = programs or [f"-m {module}"] * count
   commands = [

@@ -9,7 +9,6 @@ import tarfile
 
 import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from support.quick_jit import OPTIONS
 from support.run_results import bits, lines
 
@@ -47,7 +46,7 @@ SHORT = Config(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
+def compiled_once():
   """Each schedule is compiled once, on one device: the length changes no program."""
   setups = {}
 
@@ -57,21 +56,10 @@ def compiled_once(tmp_path_factory):
       setups[key] = make_setup(key, num_classes, num_train, jax.devices()[:1])
     return dataclasses.replace(setups[key], config=config)
 
-  options = {
-    "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
-    "jax_persistent_cache_min_compile_time_secs": 0,
-    "jax_persistent_cache_min_entry_size_bytes": -1,
-  }
-  before = {name: getattr(jax.config, name) for name in options}
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(pst_jax, "compiler_options", lambda platform=None: OPTIONS)
     patch.setattr(loop, "make_setup", shared)
-    for name, value in options.items():
-      jax.config.update(name, value)
     yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
 
 
 def config_in(folder, schedule="constant", **fields) -> Config:

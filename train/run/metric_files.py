@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -45,12 +46,11 @@ class MetricFiles:
       self._events = None
       if not tensorboard:
         return
-      from tensorboardX.record_writer import RecordWriter  # takes about a second
-
+      record_writer = _import_record_writer()
       folder.mkdir(exist_ok=True)
       # TensorBoard reads the files of a folder in the order of their names.
       name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
-      self._events = RecordWriter(str(folder / name))
+      self._events = record_writer(str(folder / name))
       self._flushed = -math.inf
       self._add_event(file_version="brain.Event:2")
       self._add_event(step=start_step + 1, session_log={"status": "START"})
@@ -109,6 +109,18 @@ def _spool(run_dir: str | os.PathLike) -> tuple[pathlib.Path, Spool | None]:
   with _explained(run_dir):
     spool = Spool(layout.absolute(run_dir), "metrics.jsonl")
   return spool.folder, spool
+
+
+def _import_record_writer() -> type:
+  # What tensorboardX imports where it is installed takes seconds, and serves other classes alone.
+  hidden = {"torch", "google.cloud.storage"} - sys.modules.keys()
+  sys.modules.update(dict.fromkeys(hidden))
+  try:
+    from tensorboardX.record_writer import RecordWriter
+  finally:
+    for name in hidden:
+      del sys.modules[name]
+  return RecordWriter
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ def runs(tmp_path_factory) -> Runs:
   folder = tmp_path_factory.mktemp("processes")
 
   def begin(name, **processes):
-    return start(f"{TINY} --run-dir {folder}/{name}", folder / "cache", **processes)
+    return start(f"{TINY} --run-dir {folder}/{name}", **processes)
 
   def finish(run):
     with run:
@@ -109,7 +109,7 @@ def test_only_the_first_process_prints(runs):
 
 @pytest.mark.slow
 def test_two_processes_evaluate_as_the_training_did(runs):
-  with start(f"{runs / 'two'}", runs / "cache", count=2, module="train.evaluate") as run:
+  with start(f"{runs / 'two'}", count=2, module="train.evaluate") as run:
     (code, first, err), (_, second, _) = run.ends()
   assert code == 0, err
   (row,) = [line.split() for line in first.splitlines() if line.startswith("    0 ")]

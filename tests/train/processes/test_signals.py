@@ -2,7 +2,6 @@
 
 import itertools
 import pathlib
-import shutil
 import signal
 import time
 
@@ -32,9 +31,7 @@ def begin(folder, phase: str, number: int, count: int) -> tuple[Run, pathlib.Pat
     f"{PHASES} {phase.replace(' ', '_')} {file if index == count - 1 else '-'} {chatty}"
     for index in range(count)
   ]
-  return start(
-    f"{OPTIONS} --run-dir {folder}/run", folder / "cache", count, programs=programs
-  ), file
+  return start(f"{OPTIONS} --run-dir {folder}/run", count, programs=programs), file
 
 
 def interrupt(folder, phase: str, number: int, count: int) -> list[tuple[int, str, str]]:
@@ -70,7 +67,7 @@ def whole(tmp_path_factory):
   def run(count):
     if count not in folders:
       folders[count] = folder = tmp_path_factory.mktemp(f"whole{count}")
-      with start(f"{OPTIONS} --run-dir {folder}/run", folder / "cache", count) as run:
+      with start(f"{OPTIONS} --run-dir {folder}/run", count) as run:
         assert [code for code, *_ in run.ends()] == [0] * count
     return folders[count]
 
@@ -95,7 +92,6 @@ ROTATIONS = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "first"), ROTATIONS)
 def test_a_run_stopped_in_every_phase_ends_as_one_that_was_not(whole, tmp_path, count, first):
-  shutil.copytree(whole(count) / "cache", tmp_path / "cache")
   signals = itertools.cycle(SIGNALS[first:] + SIGNALS[:first])
   for phase in FRESH + RESUMED:
     number = next(signals)
@@ -139,7 +135,7 @@ def test_a_suspended_process_ends_the_other_with_a_sentence_and_stacks(tmp_path)
   # Without a step for 15 s, while starting and compiling for 60: well before JAX's heartbeat, whose
   # end of 60 s is an abort.
   options = f"{OPTIONS} --epochs 4000 --run-dir {tmp_path}/run --stall-minutes 0.25"
-  with start(options, tmp_path / "cache", 2) as run:
+  with start(options, 2) as run:
     run.wait_for_step(tmp_path / "run", 3)
     run.signal(1, signal.SIGSTOP)
     first = run.processes[0]

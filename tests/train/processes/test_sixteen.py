@@ -14,7 +14,7 @@ def test_sixteen_processes_of_one_device_train_to_the_state_of_one(tmp_path):
   ends = {}
   for count in (1, 16):
     options = f"{OPTIONS} --run-dir {tmp_path}/{count}"
-    with start(options, tmp_path / "cache", count, devices=1, patience=8) as run:
+    with start(options, count, devices=1, patience=8) as run:
       ends[count] = run.ends(timeout=1500)
   for codes in ends.values():
     assert [(code, err) for code, _, err in codes if code] == []

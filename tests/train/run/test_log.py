@@ -1,7 +1,10 @@
 import gc
 import json
 import os
+import pathlib
 import struct
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +15,8 @@ from pst_jax.errors import UserError
 from train.run import log as run_log
 from train.run import metric_files
 from train.run.log import RunLog
+
+REPOSITORY = pathlib.Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -184,6 +189,18 @@ def test_scalars_are_mirrored_to_tensorboard(tmp_path):
     log.write(5, {"loss": 0.25})
   values = [(e.step, v.tag, v.simple_value) for e in events(tmp_path) for v in e.summary.value]
   assert values == [(4, "loss", 0.5), (5, "loss", 0.25)]
+
+
+def test_tensorboard_needs_no_torch_and_hides_it_from_nobody(tmp_path):
+  pytest.importorskip("torch")
+  program = f"""
+import sys
+from train.run.metric_files import MetricFiles
+MetricFiles({str(tmp_path)!r}, 0).close()
+assert "torch" not in sys.modules
+import torch, google.cloud.storage
+"""
+  subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=True)
 
 
 def test_resuming_tells_tensorboard_to_drop_later_steps(tmp_path):

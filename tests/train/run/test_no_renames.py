@@ -11,7 +11,6 @@ import pytest
 from support import faults
 from support.killed_runs import (
   SMALL,
-  SMALL_FLAGS,
   assert_same_end,
   finish,
   kill,
@@ -186,12 +185,11 @@ def test_a_run_that_is_killed_ends_as_one_on_a_usual_disk(tmp_path):
     pytest.skip("there is no C compiler here, or this is no Linux")
   rng = random.Random(0)
   whole, killed = tmp_path / "whole", tmp_path / "bucket" / "killed"
-  finish(start_digits(tmp_path, whole, options=SMALL, XLA_FLAGS=SMALL_FLAGS))
+  finish(start_digits(tmp_path, whole, options=SMALL))
 
   def start():
     program = (str(NO_RENAMES), str(tmp_path / "bucket"))
-    small = {"options": SMALL, "XLA_FLAGS": SMALL_FLAGS}
-    return start_digits(tmp_path, killed, program, LD_PRELOAD=str(library), **small)
+    return start_digits(tmp_path, killed, program, LD_PRELOAD=str(library), options=SMALL)
 
   for step in (rng.randrange(12, 18), rng.randrange(22, 26)):
     process = start()

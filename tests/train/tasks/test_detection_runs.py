@@ -127,12 +127,8 @@ def test_it_is_planned(tmp_path, monkeypatch, capsys):
   assert shallow_detector.NAME in capsys.readouterr().out
 
 
-def command(folder, data_dir, run_dir) -> subprocess.Popen:
-  environment = os.environ | {
-    "XLA_FLAGS": "",
-    "JAX_COMPILATION_CACHE_DIR": f"{folder}/cache",
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-  }
+def command(data_dir, run_dir) -> subprocess.Popen:
+  environment = os.environ | {"XLA_FLAGS": ""}
   options = f"{TINY} --model.name {shallow_detector.NAME} --data.data-dir {data_dir}"
   return subprocess.Popen(
     [sys.executable, PROGRAM, *shlex.split(f"{options} --run-dir {run_dir}")],
@@ -169,11 +165,11 @@ def test_killed_three_times_across_the_closing_of_the_mosaic_it_ends_as_one_that
   for name, kills in (("whole", ()), ("killed", (6, rng.randrange(9, 12), 15))):
     run_dir = tmp_path / name
     for step in kills:
-      process = command(tmp_path, data_dir, run_dir)
+      process = command(data_dir, run_dir)
       wait_for_step(process, run_dir, step)
       process.send_signal(signal.SIGKILL)
       process.communicate()
-    process = command(tmp_path, data_dir, run_dir)
+    process = command(data_dir, run_dir)
     _, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     ends[name] = run_dir
@@ -192,7 +188,7 @@ def test_two_processes_train_and_evaluate_as_one(data_dir, tmp_path):
     run_dir = tmp_path / str(count)
     programs = [PROGRAM] * count
     given = f"{options} --run-dir {run_dir}"
-    with start(given, tmp_path / "cache", count, devices, programs=programs) as run:
+    with start(given, count, devices, programs=programs) as run:
       for code, _, errors in run.ends():
         assert code == 0, errors
     found.append(lines(run_dir))
