@@ -33,8 +33,7 @@ SYNTHETIC = DataConfig(dataset="synthetic")
 def test_a_run_that_is_killed_ends_as_one_on_a_disk(tmp_path, shared_store):
   rng = random.Random(0)
   whole, run = tmp_path / "whole", f"gs://{BUCKET}/killed"
-  small = {"options": SMALL}
-  finish(start_digits(tmp_path, whole, **small))
+  finish(start_digits(tmp_path, whole, options=SMALL))
   files = buckets.filesystem(bucket_path(run, "x"))
   files.put(str(tmp_path / "data"), f"gs://{BUCKET}/data", recursive=True)
   shutil.rmtree(tmp_path / "data")
@@ -42,7 +41,7 @@ def test_a_run_that_is_killed_ends_as_one_on_a_disk(tmp_path, shared_store):
   def start():
     # The lock of a killed process on this machine is known to be left behind, at once.
     places = {"data_dir": f"gs://{BUCKET}/data", **shared_store.environment()}
-    return start_digits(tmp_path, run, **places, **small)
+    return start_digits(tmp_path, run, options=SMALL, **places)
 
   for step in (9, 27):
     process = start()

@@ -15,17 +15,16 @@ from pst_jax import detection
 HEIGHT, WIDTH = 128, 96
 # Relative, of losses, norms of gradients and statistics. Where a sum cancels, rounding is absolute.
 TOLERANCE = {"float32": (2e-3, 2e-4), "float64": (1e-5, 1e-6)}
+# One network in float32 shows that rounding is all that float32 adds.
 CASES = [
   ("yolo11n-pst", "float32"),
   *(
-    pytest.param(name, dtype, marks=pytest.mark.slow)
-    for name, dtype in [
-      ("yolo11n-pst", "float64"),
-      ("r18-pst", "float32"),
-      ("r18-pst", "float64"),
-      ("yolo11n", "float32"),
-      ("yolo11n", "float64"),
-    ]
+    pytest.param(name, "float64", marks=pytest.mark.slow)
+    for name in ("yolo11n-pst", "r18-pst", "yolo11n")
+  ),
+  *(
+    pytest.param(name, "float32", marks=[pytest.mark.slow, pytest.mark.exhaustive])
+    for name in ("r18-pst", "yolo11n")
   ),
 ]
 

@@ -9,7 +9,8 @@ import sys
 import time
 
 import pytest
-from support.run_processes import QUICK, REPOSITORY, TINY, free_port
+from support import shallow_networks
+from support.run_processes import PATIENT, REPOSITORY, TINY, free_port
 from support.run_results import lines
 
 # What slurmd gives to each task of a step. The real one would also pass signals on.
@@ -34,7 +35,8 @@ def cluster(tmp_path):
     "srun": SRUN.format(python=sys.executable),
     "squeue": "#!/bin/sh\necho RUNNING\n",
     "scontrol": f"#!/bin/sh\necho $* >>{tmp_path}/requeued\n",
-    "python": f'#!/bin/sh\nexec {sys.executable} "$@"\n',
+    # Without -m, which the program of the shallow networks does not need.
+    "python": f'#!/bin/sh\nshift\nexec {sys.executable} {shallow_networks.__file__} "$@"\n',
   }
   for name, text in programs.items():
     path = tmp_path / "bin" / name
@@ -53,11 +55,11 @@ def start(cluster: pathlib.Path) -> subprocess.Popen:
     "JAX_COORDINATOR_PORT": str(free_port()),  # else it follows from the job's number
     "RUN_DIR": str(cluster / "run"),
     "DATA_DIR": str(cluster / "data"),
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count=2 {' '.join(QUICK.split())}",
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count=2 {PATIENT}",
     "JAX_PLATFORMS": "cpu",
     "JAX_ENABLE_X64": "1",
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
   }
+  del environment["JAX_COMPILATION_CACHE_DIR"]  # the script has a folder of its own
   return subprocess.Popen(
     ["launch/slurm.sh", *TINY.split()],
     cwd=REPOSITORY,

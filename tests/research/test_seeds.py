@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from support.quick_jit import OPTIONS
+from support.quick_jit import STEP_OPTIONS
 
 import pst_jax
 from pst_jax.errors import UserError
@@ -43,7 +43,7 @@ def test_mistakes_are_told_before_anything_is_trained(tmp_path, options, said):
 
 @pytest.mark.slow
 def test_networks_are_trained_once_and_compared(tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(pst_jax, "compiler_options", lambda platform=None: OPTIONS)
+  monkeypatch.setattr(pst_jax, "compiler_options", lambda platform=None: STEP_OPTIONS)
   path = tmp_path / "seeds.json"
   options = f"digits --networks resnet18_pst@2 --seeds 1 --top-k 0 2 --epochs 1 --json {path}"
   data = f"--train-split train[:64] --data-dir {tmp_path} --run-dir {tmp_path}"

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support.quick_jit import OPTIONS
+from support.quick_jit import STEP_OPTIONS
 from support.small_weights import small_file
 
 import pst_jax
@@ -14,8 +14,8 @@ from research import gate, study
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-  monkeypatch.setattr(pst_jax, "compiler_options", lambda platform=None: OPTIONS)
-  monkeypatch.setattr("pst_jax.inference.cost.compiler_options", lambda: OPTIONS)
+  monkeypatch.setattr(pst_jax, "compiler_options", lambda platform=None: STEP_OPTIONS)
+  monkeypatch.setattr("pst_jax.inference.cost.compiler_options", lambda: STEP_OPTIONS)
 
 
 @pytest.fixture

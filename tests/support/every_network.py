@@ -11,18 +11,21 @@ CLASSIFIERS = [n for n in pst_jax.list_models() if models.task_of(n) == "classif
 DETECTORS = [n for n in pst_jax.list_models() if models.task_of(n) == "detection"]
 
 
-def _slow_if(is_slow):
-  return [
-    pytest.param(name, marks=pytest.mark.slow) if is_slow(name) else name for name in CLASSIFIERS
-  ]
-
-
 # For tests that trace a classifier: the depth of 101 adds blocks like those of 50.
-EVERY_NETWORK = _slow_if(lambda name: "101" in name)
-# For tests that compile its training step too.
-EVERY_NETWORK_TRAINED = _slow_if(
-  lambda name: name not in ("yolo11n-cls-pst", "resnet18", "resnet18_pst")
-)
+EVERY_NETWORK = [
+  pytest.param(name, marks=pytest.mark.slow) if "101" in name else name for name in CLASSIFIERS
+]
+# For tests that compile its training step too: others add depth or width to these.
+TRAINED = ("yolo11n-cls-pst", "resnet18", "resnet18_pst")
+EVERY_NETWORK_TRAINED = [
+  *TRAINED,
+  pytest.param("r50-cls-pst", marks=pytest.mark.slow),
+  *(
+    pytest.param(name, marks=pytest.mark.exhaustive)
+    for name in CLASSIFIERS
+    if name not in (*TRAINED, "r50-cls-pst")
+  ),
+]
 
 NARROW = {"num_classes": 5, "width": 0.125}
 SMALL = NARROW | {"stem": "small"}

@@ -8,6 +8,8 @@ import sys
 import time
 
 import jax
+import pytest
+from support import shallow_networks
 from support.run_results import bits, lines
 
 from train.run.checkpoints import restore
@@ -19,15 +21,20 @@ REPOSITORY = pathlib.Path(__file__).parents[2]
 DIGITS = """configs/digits.py --batch-size 16 --epochs 0.5 --checkpoint.every-epochs 0.1
   --optim.warmup-epochs 0.1
   --eval-every-epochs 0.25 --eval-top-k 0 2 --eval-batch-size 60 --data.eval-split test[:60]
-  --model.width 0.125 --model.dropout 0.1 --data.image-size 16 --data.max-shift 2 --log-every 1"""
-# The same, with a network that compiles in a few seconds.
-SMALL = DIGITS.replace("--eval-top-k 0 2", "--eval-top-k 0 --model.name resnet18").replace(
-  "--data.image-size 16", "--data.image-size 8"
-)
+  --model.name shallow_pst --model.width 0.125 --model.dropout 0.1
+  --data.image-size 16 --data.max-shift 2 --log-every 1"""
+
+# The same without PST, which takes most of the compilation.
+SMALL = DIGITS.replace("shallow_pst", "shallow").replace("--eval-top-k 0 2", "--eval-top-k 0")
 
 
 def start_digits(
-  folder, run_dir, program=("-m", "train"), data_dir=None, options=DIGITS, **environment
+  folder,
+  run_dir,
+  program=(shallow_networks.__file__, "train"),
+  data_dir=None,
+  options=DIGITS,
+  **environment,
 ) -> subprocess.Popen:
   """The process of a run whose data are in `folder`."""
   environment = os.environ | {
@@ -84,5 +91,7 @@ def assert_same_end(whole, other) -> None:
 
 def last_state(folder):
   folder = RunFolder(folder)
-  setup = make_setup(folder.read_config(), 10, 1437, jax.devices()[:1])
-  return restore(folder.checkpoints, setup.abstract_state).state
+  with pytest.MonkeyPatch.context() as patch:
+    shallow_networks.install(patch.setitem)
+    setup = make_setup(folder.read_config(), 10, 1437, jax.devices()[:1])
+    return restore(folder.checkpoints, setup.abstract_state).state

@@ -20,8 +20,11 @@ def forbid(folder) -> None:
 
 if __name__ == "__main__":
   sys.path[:1] = [str(pathlib.Path.cwd()), str(pathlib.Path(__file__).parents[1])]
+  from support import shallow_networks
+
   from pst_jax.errors import run_command
   from train.__main__ import main
 
+  shallow_networks.install()
   forbid(sys.argv[1])
   run_command(main, sys.argv[2:])

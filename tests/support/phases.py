@@ -74,9 +74,16 @@ def prepare(phase: str, file: str) -> None:
 
 
 if __name__ == "__main__":
-  sys.path[0] = str(pathlib.Path.cwd())
+  sys.path[:1] = [str(pathlib.Path.cwd()), str(pathlib.Path(__file__).parents[1])]
   from pst_jax.errors import run_command
-  from train.__main__ import main
+
+  def main(arguments: list[str]) -> None:
+    from support import shallow_networks
+
+    from train.__main__ import main as train
+
+    shallow_networks.install()
+    train(arguments)
 
   prepare(sys.argv[1].replace("_", " "), sys.argv[2])
   if "--chatty" in sys.argv:

@@ -1,4 +1,4 @@
-"""`jax.jit` for tests: networks compile about five times faster, and run a little slower."""
+"""`jax.jit` for tests: networks compile about five times faster, and run slower."""
 
 import jax
 
@@ -21,6 +21,9 @@ def is_known(name, value):
 
 
 OPTIONS = pst_jax.compiler_options() | {n: v for n, v in _WANTED.items() if is_known(n, v)}
+"""For what runs once: it takes up to ten times as long."""
+STEP_OPTIONS = OPTIONS | {"xla_backend_optimization_level": 1}
+"""For what runs several times."""
 
 
 def quick_jit(function, **arguments):

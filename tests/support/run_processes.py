@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 
+from support import shallow_networks
+
 REPOSITORY = pathlib.Path(__file__).parents[2]
 # Devices wait for one that a busy machine keeps waiting.
 PATIENT = (
@@ -16,7 +18,7 @@ PATIENT = (
 )
 # 15 steps, about 5 to the epoch; saved after 6, 11 and 15; 41 examples, which no batch divides. The
 # learning rate is low because a higher one makes rounding grow from step to step.
-TINY = """configs/synthetic.py --model.name resnet18 --model.stem small --model.width 0.125
+TINY = """configs/synthetic.py --model.name shallow --model.stem small --model.width 0.125
   --model.dtype float64 --model.dropout 0.1 --data.image-size 16 --data.crop shift
   --data.max-shift 1 --data.synthetic-examples 41 --data.synthetic-classes 4 --data.threads 1
   --batch-size 8 --epochs 3 --eval-batch-size 16 --eval-top-k 0 --eval-every-epochs 2
@@ -68,7 +70,7 @@ def start(
   programs: list[str] | None = None,
   patience: int = 1,
 ) -> Run:
-  """`python -m train OPTIONS` in `count` processes of this machine.
+  """`python -m train OPTIONS` in `count` processes of this machine, which know shallow networks.
 
   Args:
     devices: fake ones, of each process.
@@ -81,7 +83,7 @@ def start(
     "JAX_PLATFORMS": "cpu",
     "JAX_ENABLE_X64": "1",
   }
-  programs = programs or [f"-m {module}"] * count
+  programs = programs or [f"{shallow_networks.__file__} {module}"] * count
   commands = [
     [sys.executable, *f"{program} {options} {flags}".split()]
     for program, flags in zip(programs, flags_of(count, patience), strict=True)

@@ -1,7 +1,15 @@
 import pytest
+from support import shallow_networks
 
 from train.config import DataConfig
 from train.tasks.classification.data import open_dataset
+
+
+@pytest.fixture(scope="module", autouse=True)
+def networks_of_few_layers():
+  with pytest.MonkeyPatch.context() as patch:
+    shallow_networks.install(patch.setitem)
+    yield
 
 
 @pytest.fixture(scope="session")

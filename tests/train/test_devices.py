@@ -6,7 +6,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from support.quick_jit import OPTIONS
+from support.quick_jit import STEP_OPTIONS
 
 import pst_jax
 from train.config import Config, DataConfig, ModelConfig, OptimConfig
@@ -24,7 +24,7 @@ CONFIG = Config(
   eval_top_k=(0, 2),
   label_smoothing=0.1,
   ema_decay=0.9,
-  model=ModelConfig(name="resnet18_pst", stem="small", width=0.25, dropout=0.1, dtype="float64"),
+  model=ModelConfig(name="shallow_pst", stem="small", width=0.25, dropout=0.1, dtype="float64"),
   data=DataConfig(
     dataset="synthetic",
     synthetic_examples=37,
@@ -44,7 +44,7 @@ CONFIG = Config(
 @pytest.fixture(scope="module", autouse=True)
 def double_precision_and_quick_compilation():
   with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
-    patch.setattr(pst_jax, "compiler_options", lambda platform=None: OPTIONS)
+    patch.setattr(pst_jax, "compiler_options", lambda platform=None: STEP_OPTIONS)
     yield
 
 
@@ -103,7 +103,7 @@ def test_images_in_blocks_train_to_the_state_of_images():
 
 def test_fsdp_splits_parameters_and_optimizer_state():
   _, _, state, _ = trained(8, 4, None)
-  kernel = state.params["backbone"]["stage4"]["block1"]["cv2"]["conv"]["kernel"]
+  kernel = state.params["backbone"]["stage2"]["block0"]["cv2"]["conv"]["kernel"]
   assert kernel.addressable_shards[0].data.size == kernel.size // 4
   split = [
     leaf for leaf in jax.tree.leaves(state.opt_state) if not leaf.sharding.is_fully_replicated

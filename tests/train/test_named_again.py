@@ -9,7 +9,7 @@ import tarfile
 
 import jax
 import pytest
-from support.quick_jit import OPTIONS
+from support.quick_jit import STEP_OPTIONS
 from support.run_results import bits, lines
 
 import pst_jax
@@ -37,7 +37,7 @@ SHORT = Config(
   eval_top_k=(0,),
   ema_decay=0.9,
   log_every=1,
-  model=ModelConfig(name="resnet18", stem="small", width=0.125, dropout=0.1),
+  model=ModelConfig(name="shallow", stem="small", width=0.125, dropout=0.1),
   data=DataConfig(
     dataset="synthetic", synthetic_examples=24, synthetic_classes=4, image_size=8, threads=1
   ),
@@ -57,7 +57,7 @@ def compiled_once():
     return dataclasses.replace(setups[key], config=config)
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(pst_jax, "compiler_options", lambda platform=None: OPTIONS)
+    patch.setattr(pst_jax, "compiler_options", lambda platform=None: STEP_OPTIONS)
     patch.setattr(loop, "make_setup", shared)
     yield
 

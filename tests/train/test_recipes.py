@@ -9,8 +9,8 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from support import shallow_detector
-from support.quick_jit import OPTIONS
+from support import shallow_networks
+from support.quick_jit import STEP_OPTIONS
 
 import pst_jax
 from train.config import Config, load_file
@@ -104,7 +104,7 @@ def first_step():
     return known[config]
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(pst_jax, "compiler_options", lambda platform=None: OPTIONS)
+    patch.setattr(pst_jax, "compiler_options", lambda platform=None: STEP_OPTIONS)
     yield run
 
 
@@ -127,7 +127,7 @@ def test_its_step_trains_a_detector(name):
   group_size = config.model.batch_norm_group_size and 2
   # One of the recipes trains yolo11n-pst, and the others have a quicker one in its place.
   is_quick = config.model.name == "yolo11n-pst" and name != "coco_yolo11n_pst"
-  network = shallow_detector.NAME if is_quick else config.model.name
+  network = shallow_networks.DETECTOR if is_quick else config.model.name
   config = dataclasses.replace(
     config,
     init_from="",
@@ -147,8 +147,8 @@ def test_its_step_trains_a_detector(name):
     "valid": np.arange(3) < np.array([[3], [0], [2], [1]]),
   }
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(pst_jax, "compiler_options", lambda platform=None: OPTIONS)
-    shallow_detector.install(patch.setitem)
+    patch.setattr(pst_jax, "compiler_options", lambda platform=None: STEP_OPTIONS)
+    shallow_networks.install(patch.setitem)
     setup = make_setup(config, num_classes=5, num_train=8, devices=jax.devices()[:1])
     start = jax.tree.map(functools.partial(filled, rng), setup.abstract_state)
     state, metrics = setup.train_step(start, put_batch(batch, setup.mesh))

@@ -24,7 +24,7 @@ CONFIG = Config(
   eval_every_epochs=4,
   eval_top_k=(0,),
   check_replicas_every=2,
-  model=ModelConfig(name="resnet18", stem="small", width=0.125),
+  model=ModelConfig(name="shallow", stem="small", width=0.125),
   data=DataConfig(
     dataset="synthetic", synthetic_examples=24, synthetic_classes=4, image_size=8, threads=1
   ),

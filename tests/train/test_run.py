@@ -14,7 +14,7 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 from support import recording_observer
-from support.quick_jit import OPTIONS
+from support.quick_jit import STEP_OPTIONS
 from support.run_results import bits, is_timing, lines
 
 import pst_jax
@@ -39,7 +39,7 @@ CONFIG = Config(
   label_smoothing=0.1,
   ema_decay=0.9,
   log_every=1,
-  model=ModelConfig(name="resnet18_pst", stem="small", width=0.125, dropout=0.1),
+  model=ModelConfig(name="shallow_pst", stem="small", width=0.125, dropout=0.1),
   data=DataConfig(
     dataset="synthetic",
     synthetic_examples=24,
@@ -67,7 +67,7 @@ def compiled_once():
     return dataclasses.replace(setups[key], config=config)
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(pst_jax, "compiler_options", lambda platform=None: OPTIONS)
+    patch.setattr(pst_jax, "compiler_options", lambda platform=None: STEP_OPTIONS)
     patch.setattr(evaluation_source, "make_eval_setup", lambda *args: shared(*args, 24))
     patch.setattr(loop, "make_setup", shared)
     yield
@@ -400,7 +400,7 @@ def test_the_best_checkpoint_can_be_evaluated(trained, capsys):
   measured = {line["step"]: line["eval/top1_k0"] for line in evaluations}
   best = max(measured, key=lambda step: (measured[step], step))
   out = capsys.readouterr().out
-  assert f"{trained.folder}: resnet18_pst, 4 classes, stem small, width 0.125, step {best}, " in out
+  assert f"{trained.folder}: shallow_pst, 4 classes, stem small, width 0.125, step {best}, " in out
   assert "split validation of synthetic, images of 8x8" in out
 
 

@@ -5,14 +5,9 @@ import pathlib
 import signal
 import time
 
-import jax
 import pytest
 from support.run_processes import TINY, Run, start
-from support.run_results import bits, lines
-
-from train.run.checkpoints import restore
-from train.run.folder import RunFolder
-from train.setup import make_setup
+from support.run_results import bits, last_state, lines
 
 PHASES = pathlib.Path(__file__).parents[2] / "support" / "phases.py"
 # 20 steps; saved after 6, 11, 15 and 20, evaluated after 11 and 20.
@@ -50,13 +45,6 @@ def interrupt(folder, phase: str, number: int, count: int) -> list[tuple[int, st
       run.signal(count - 1, number)
     # Not that long; but a hang, and no busy machine, shall fail.
     return run.ends(timeout=180)
-
-
-def last_state(folder):
-  folder = RunFolder(folder / "run")
-  with jax.enable_x64(True):
-    setup = make_setup(folder.read_config(), 4, 41, jax.devices()[:1])
-    return jax.device_get(restore(folder.checkpoints, setup.abstract_state).state)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +92,7 @@ def test_a_run_stopped_in_every_phase_ends_as_one_that_was_not(whole, tmp_path, 
   assert [code for code, *_ in ends] == [0] * count, ends
   assert "Traceback" not in "".join(err for *_, err in ends)
   assert lines(tmp_path / "run") == lines(whole(count) / "run")
-  assert bits(last_state(tmp_path)) == bits(last_state(whole(count)))
+  assert bits(last_state(tmp_path / "run", 20)) == bits(last_state(whole(count) / "run", 20))
 
 
 def test_ctrl_c_while_the_first_modules_are_imported_ends_in_one_line(tmp_path):

@@ -37,8 +37,8 @@ def broken(results):
   return [each for each in results if each["broken"]]
 
 
-# These take minutes; one save stands for them where all tests run.
-EXHAUSTIVE = ("save in place", "save that replaces", "save and read back", "weights folder")
+# These take minutes; one call in seven of a save stands for them where all tests run.
+EXHAUSTIVE = ("save", "save in place", "save that replaces", "save and read back", "weights folder")
 
 
 @pytest.mark.slow

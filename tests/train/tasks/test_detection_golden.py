@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from support import golden_values
 from support.detectors import detector_state_dict, golden_targets
-from support.quick_jit import OPTIONS
+from support.quick_jit import STEP_OPTIONS
 
 import pst_jax
 from pst_jax.detection import assignment
@@ -97,12 +97,12 @@ def run():
       jnp.zeros((), jnp.int32),
       variables["params"],
       variables["batch_stats"],
-      jax.jit(optimizer.init, compiler_options=OPTIONS)(variables["params"]),
+      jax.jit(optimizer.init, compiler_options=STEP_OPTIONS)(variables["params"]),
       dict(variables),
     )
     mesh = make_mesh(devices=jax.devices()[:1])
     step = make_train_step(TASK, model, optimizer, schedule, CONFIG, mesh)
-    step, history = jax.jit(step, compiler_options=OPTIONS), []
+    step, history = jax.jit(step, compiler_options=STEP_OPTIONS), []
     for index in range(STEPS):
       state, metrics = step(state, batch_of(index))
       history.append(jax.device_get(metrics))

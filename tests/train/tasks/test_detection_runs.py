@@ -12,8 +12,8 @@ import time
 
 import jax
 import pytest
-from support import shallow_detector
-from support.quick_jit import OPTIONS
+from support import shallow_networks
+from support.quick_jit import STEP_OPTIONS
 from support.run_processes import start
 from support.run_results import bits, lines
 
@@ -30,7 +30,7 @@ from train.run.folder import RunFolder
 from train.setup import make_setup
 
 REPOSITORY = pathlib.Path(__file__).parents[3]
-PROGRAM = shallow_detector.__file__
+PROGRAM = shallow_networks.__file__
 """Trains with a network that is quick to compile, where the network does not matter."""
 # 20 steps, saved after every fourth; from position 80 on, the eleventh step, there is no mosaic.
 TINY = """configs/detection/digit_scenes.py --model.width 0.125 --data.image-size 64
@@ -53,7 +53,7 @@ def whole(tmp_path_factory, data_dir):
   """The config and the result of a run in this process that nothing interrupted."""
   folder = tmp_path_factory.mktemp("runs") / "whole"
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(pst_jax, "compiler_options", lambda platform=None: OPTIONS)
+    patch.setattr(pst_jax, "compiler_options", lambda platform=None: STEP_OPTIONS)
     # An image for each of the eight fake devices.
     options = f"{TINY} --model.batch-norm-group-size 1 --data.data-dir {data_dir}"
     short = "--epochs 1 --data.close-mosaic-epochs 0.5"
@@ -64,8 +64,8 @@ def whole(tmp_path_factory, data_dir):
 
 @pytest.fixture(autouse=True)
 def quick_compilation(monkeypatch):
-  monkeypatch.setattr(pst_jax, "compiler_options", lambda platform=None: OPTIONS)
-  shallow_detector.install(monkeypatch.setitem)
+  monkeypatch.setattr(pst_jax, "compiler_options", lambda platform=None: STEP_OPTIONS)
+  shallow_networks.install(monkeypatch.setitem)
 
 
 @pytest.mark.slow
@@ -121,17 +121,17 @@ def test_it_is_planned(tmp_path, monkeypatch, capsys):
   out = tmp_path / "plan.json"
   options = "--topology v5e:2x2 --num-train 64 --num-classes 10 --batch-size 16"
   model = "--model.width 0.125 --model.batch-norm-group-size 4 --data.image-size 64"
-  model += f" --model.name {shallow_detector.NAME}"
+  model += f" --model.name {shallow_networks.DETECTOR}"
   plan_command.main(shlex.split(f"digit_scenes {options} {model} --json {out} --eval-top-k 0"))
   assert json.loads(out.read_text())["batch_size"] == 16
-  assert shallow_detector.NAME in capsys.readouterr().out
+  assert shallow_networks.DETECTOR in capsys.readouterr().out
 
 
 def command(data_dir, run_dir) -> subprocess.Popen:
   environment = os.environ | {"XLA_FLAGS": ""}
-  options = f"{TINY} --model.name {shallow_detector.NAME} --data.data-dir {data_dir}"
+  options = f"{TINY} --model.name {shallow_networks.DETECTOR} --data.data-dir {data_dir}"
   return subprocess.Popen(
-    [sys.executable, PROGRAM, *shlex.split(f"{options} --run-dir {run_dir}")],
+    [sys.executable, PROGRAM, "train", *shlex.split(f"{options} --run-dir {run_dir}")],
     cwd=REPOSITORY,
     env=environment,
     stdout=subprocess.DEVNULL,
@@ -181,12 +181,12 @@ def test_killed_three_times_across_the_closing_of_the_mosaic_it_ends_as_one_that
 def test_two_processes_train_and_evaluate_as_one(data_dir, tmp_path):
   options = (
     f"{TINY} --data.data-dir {data_dir} --model.dtype float64 --model.batch-norm-group-size 2 "
-    f"--epochs 1.2 --data.close-mosaic-epochs 0.6 --model.name {shallow_detector.NAME}"
+    f"--epochs 1.2 --data.close-mosaic-epochs 0.6 --model.name {shallow_networks.DETECTOR}"
   )
   found = []
   for count, devices in ((1, 2), (2, 1)):
     run_dir = tmp_path / str(count)
-    programs = [PROGRAM] * count
+    programs = [f"{PROGRAM} train"] * count
     given = f"{options} --run-dir {run_dir}"
     with start(given, count, devices, programs=programs) as run:
       for code, _, errors in run.ends():

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import shallow_detector
+from support import shallow_networks
 from support.boxes_made import random_records, record
-from support.quick_jit import OPTIONS
+from support.quick_jit import STEP_OPTIONS
 from support.random_variables import random_variables
 
 import pst_jax
@@ -37,7 +37,7 @@ CONFIG = Config(
   evals={"coarse": EvalConfig(0), "random": EvalConfig(1, "random")},
   ema_decay=0.99,
   ema_ramp=10.0,
-  model=ModelConfig(shallow_detector.NAME, dtype="float64", batch_norm_group_size=2),
+  model=ModelConfig(shallow_networks.DETECTOR, dtype="float64", batch_norm_group_size=2),
   data=DataConfig(image_size=64, max_boxes=24, mixup=0.3, copy_paste=0.5, threads=1),
   optim=OptimConfig(learning_rate=0.001, clip_norm=10.0, clip_epsilon=1e-6),
   suppression=SuppressionConfig(max_detections=20),
@@ -63,8 +63,8 @@ def dataset(config=CONFIG):
 @pytest.fixture(scope="module", autouse=True)
 def double_precision_and_quick_compilation():
   with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
-    patch.setattr(pst_jax, "compiler_options", lambda platform=None: OPTIONS)
-    shallow_detector.install(patch.setitem)
+    patch.setattr(pst_jax, "compiler_options", lambda platform=None: STEP_OPTIONS)
+    shallow_networks.install(patch.setitem)
     yield
 
 
@@ -115,7 +115,7 @@ def test_the_normaliser_is_the_sum_of_target_scores_of_the_whole_batch():
     lambda variables, images: setup.model.apply(
       variables, images, train=True, mutable=["batch_stats"]
     ),
-    compiler_options=OPTIONS,
+    compiler_options=STEP_OPTIONS,
   )(state.variables, images)
   losses = detection.loss(maps, targets)
   (metrics, _) = trained(1)[1]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from support.brightness_task.config import Config
 from support.brightness_task.task import TASK
-from support.quick_jit import OPTIONS
+from support.quick_jit import STEP_OPTIONS
 from support.run_results import bits, lines
 
 import pst_jax
@@ -46,7 +46,7 @@ config = Config(
   evals={{"coarse": schema.EvalConfig(0), "fine": schema.EvalConfig(1, "random")}},
   log_every=1,
   model=schema.ModelConfig(
-    name="resnet18_pst", stem="small", width=0.125, batch_norm_group_size=8
+    name="shallow_pst", stem="small", width=0.125, batch_norm_group_size=8
   ),
   data=schema.DataConfig(
     dataset="digits", data_dir={data_dir!r}, eval_split="test[:50]", image_size=8, threads=1
@@ -61,7 +61,7 @@ config = Config(
 @pytest.fixture(scope="module", autouse=True)
 def quick_compilation():
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(pst_jax, "compiler_options", lambda platform=None: OPTIONS)
+    patch.setattr(pst_jax, "compiler_options", lambda platform=None: STEP_OPTIONS)
     yield
 
 
@@ -105,8 +105,10 @@ def test_killed_it_resumes_bit_for_bit(whole, tmp_path, digits_dir):
 import os, signal, sys
 sys.path[:0] = [{str(REPOSITORY / "tests")!r}]
 import pst_jax
-from support.quick_jit import OPTIONS
-pst_jax.compiler_options = lambda platform=None: OPTIONS
+from support import shallow_networks
+from support.quick_jit import STEP_OPTIONS
+pst_jax.compiler_options = lambda platform=None: STEP_OPTIONS
+shallow_networks.install()
 from train import config, loop
 def die(step):
   if step == 5:
@@ -132,7 +134,7 @@ def test_it_is_planned(whole, tmp_path, digits_dir, monkeypatch, capsys):
     shlex.split(f"{file} --topology v5e:2x2 --batch-size 32 --json {out} --eval-top-k 0")
   )
   assert json.loads(out.read_text())["batch_size"] == 32
-  assert "resnet18_pst" in capsys.readouterr().out
+  assert "shallow_pst" in capsys.readouterr().out
 
 
 def test_a_run_is_evaluated_by_the_command(whole, capsys):
@@ -156,7 +158,7 @@ SMALL = Config(
   dark_weight=0.1,
   evals={"coarse": EvalConfig(0), "random": EvalConfig(2, "random")},
   model=ModelConfig(
-    name="resnet18_pst", stem="small", width=0.125, dtype="float64", batch_norm_group_size=2
+    name="shallow_pst", stem="small", width=0.125, dtype="float64", batch_norm_group_size=2
   ),
   data=dataclasses.replace(
     Config().data, dataset="synthetic", synthetic_examples=37, image_size=16, threads=1
