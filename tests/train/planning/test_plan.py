@@ -1,5 +1,6 @@
 """The command, with the real TPU compiler where it is installed (pip install libtpu)."""
 
+import argparse
 import json
 import os
 import pathlib
@@ -10,8 +11,8 @@ import pytest
 from support import programs
 
 from pst_jax.errors import UserError
-from train.config import Config, ModelConfig
-from train.plan import with_largest_batch
+from train.config import Config, DataConfig, ModelConfig
+from train.plan import _counts, with_largest_batch
 from train.planning import compiling
 from train.planning.compiling import Memory
 from train.planning.topologies import find_slice
@@ -40,6 +41,14 @@ def test_a_wrong_topology_ends_in_one_sentence():
   assert done.returncode == 2
   assert done.stderr.startswith("error: topology 'v5e:3x3' is unknown")
   assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("dataset", ["imagenet2012", "imagenet2012/short_side_400"])
+def test_imagenet_needs_not_be_there_in_any_variant(dataset, tmp_path, capsys):
+  config = Config(data=DataConfig(dataset=dataset, data_dir=str(tmp_path)))
+  options = argparse.Namespace(num_train=None, num_classes=None)
+  assert _counts(config, options) == (1_281_167, 1000)
+  assert f"{dataset} is not in {tmp_path}: the plan is for" in capsys.readouterr().out
 
 
 def test_a_file_that_cannot_be_written_is_found_before_anything_is_compiled(tmp_path):

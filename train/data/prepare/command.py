@@ -49,7 +49,8 @@ def prepare(
       advice = "free some space, or give a --data-dir on another disk"
       free = require_space(folder.parent, needed, "the data set needs", advice)
       print(
-        f"{folder.parent}: {needed / 1e9:,.2f} GB will be written, {free / 1e9:,.1f} GB are free"
+        f"{folder.parent}: at most {needed / 1e9:,.2f} GB will be written, {free / 1e9:,.1f} GB are"
+        " free"
       )
       write()
     verified = verify(name, version, data_dir, open_split, images=verify_images)
