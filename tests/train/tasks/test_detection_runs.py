@@ -13,7 +13,7 @@ import time
 import jax
 import pytest
 from support import shallow_networks
-from support.quick_jit import STEP_OPTIONS
+from support.quick_jit import OPTIONS
 from support.run_processes import start
 from support.run_results import bits, lines
 
@@ -53,7 +53,7 @@ def whole(tmp_path_factory, data_dir):
   """The config and the result of a run in this process that nothing interrupted."""
   folder = tmp_path_factory.mktemp("runs") / "whole"
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(pst_jax, "compiler_options", lambda platform=None: STEP_OPTIONS)
+    patch.setattr(pst_jax, "compiler_options", lambda platform=None: OPTIONS)
     # An image for each of the eight fake devices.
     options = f"{TINY} --model.batch-norm-group-size 1 --data.data-dir {data_dir}"
     short = "--epochs 1 --data.close-mosaic-epochs 0.5"
@@ -64,7 +64,7 @@ def whole(tmp_path_factory, data_dir):
 
 @pytest.fixture(autouse=True)
 def quick_compilation(monkeypatch):
-  monkeypatch.setattr(pst_jax, "compiler_options", lambda platform=None: STEP_OPTIONS)
+  monkeypatch.setattr(pst_jax, "compiler_options", lambda platform=None: OPTIONS)
   shallow_networks.install(monkeypatch.setitem)
 
 
