@@ -69,6 +69,7 @@ def start(
   module: str = "train",
   programs: list[str] | None = None,
   patience: int = 1,
+  flags: str = "",
 ) -> Run:
   """`python -m train OPTIONS` in `count` processes of this machine, which know shallow networks.
 
@@ -77,16 +78,17 @@ def start(
     module: instead of train.
     programs: of each process, with its first arguments, instead of a module.
     patience: how many times longer than two processes many wait for each other.
+    flags: more words of XLA_FLAGS.
   """
   environment = os.environ | {
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {PATIENT}",
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {PATIENT} {flags}",
     "JAX_PLATFORMS": "cpu",
     "JAX_ENABLE_X64": "1",
   }
   programs = programs or [f"{shallow_networks.__file__} {module}"] * count
   commands = [
-    [sys.executable, *f"{program} {options} {flags}".split()]
-    for program, flags in zip(programs, flags_of(count, patience), strict=True)
+    [sys.executable, *f"{program} {options} {own}".split()]
+    for program, own in zip(programs, flags_of(count, patience), strict=True)
   ]
   return Run(
     [

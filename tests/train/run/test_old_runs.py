@@ -9,6 +9,7 @@ import sys
 import tarfile
 
 import pytest
+from support.quick_jit import FLAGS
 from support.run_results import lines
 
 from pst_jax.convert import read_safetensors, read_weights
@@ -42,7 +43,7 @@ def old_run(tmp_path):
 
 
 def run(*arguments):
-  environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+  environment = os.environ | {"XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu"}
   command = [sys.executable, *map(str, arguments)]
   done = subprocess.run(
     command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False

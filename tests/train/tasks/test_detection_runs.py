@@ -13,7 +13,7 @@ import time
 import jax
 import pytest
 from support import shallow_networks
-from support.quick_jit import OPTIONS
+from support.quick_jit import FLAGS, OPTIONS, STEP_FLAGS
 from support.run_processes import start
 from support.run_results import bits, lines
 
@@ -128,7 +128,7 @@ def test_it_is_planned(tmp_path, monkeypatch, capsys):
 
 
 def command(data_dir, run_dir) -> subprocess.Popen:
-  environment = os.environ | {"XLA_FLAGS": ""}
+  environment = os.environ | {"XLA_FLAGS": STEP_FLAGS}
   options = f"{TINY} --model.name {shallow_networks.DETECTOR} --data.data-dir {data_dir}"
   return subprocess.Popen(
     [sys.executable, PROGRAM, "train", *shlex.split(f"{options} --run-dir {run_dir}")],
@@ -185,7 +185,7 @@ def test_two_processes_train_and_evaluate_as_one(data_dir, tmp_path):
     run_dir = tmp_path / str(count)
     programs = [f"{PROGRAM} train"] * count
     given = f"{options} --run-dir {run_dir}"
-    with start(given, count, devices, programs=programs) as run:
+    with start(given, count, devices, programs=programs, flags=FLAGS) as run:
       for code, _, errors in run.ends():
         assert code == 0, errors
     found.append(lines(run_dir))
