@@ -8,9 +8,9 @@ for training at 224 (random resized crop, mirroring) with 1 and 2 threads. The o
 same records and does torchvision's operations as Pillow calls (decode, convert, random box, crop,
 bilinear resize, mirror, array), one image after the other and in a pool of 2 threads. Where
 TensorFlow is installed (pip install tensorflow-cpu), tf.data does those of Flax's ImageNet example
-too: decoding of the random box alone, bicubic resize, mirroring; from records in memory. Both also
-read the records that `train.prepare --short-side 400` makes of the same images. The sides take
-turns, and the best of the rounds counts, so that other work on the machine hurts both alike;
+too: decoding of the random box alone, bicubic resize, mirroring; from records in memory. All also
+read what `train.prepare --short-side` makes of the same images, with 400 and 320 pixels. The sides
+take turns, and the best of the rounds counts, so that other work on the machine hurts both alike;
 images per second of CPU time hardly depend on other work at all.
 """
 
@@ -35,7 +35,7 @@ from train.tasks.classification import crops as images
 from train.tasks.classification.data import open_dataset
 
 NUM_IMAGES = 512
-SHORT_SIDE = 400
+SHORT_SIDES = (400, 320)
 BATCH = 32
 ROUNDS = 5
 BATCHES_PER_ROUND = 8
@@ -46,13 +46,14 @@ def write_photos(folder: pathlib.Path) -> None:
   rng = np.random.default_rng(0)
   for split, count in (("train", NUM_IMAGES), ("test", 10)):
     for index in range(count):
-      path = folder / "photos" / split / str(index % 10) / f"{index}.jpg"
+      path = folder / "source" / split / str(index % 10) / f"{index}.jpg"
       path.parent.mkdir(parents=True, exist_ok=True)
       width, height = rng.integers(480, 521), rng.integers(355, 396)
       path.write_bytes(photograph(rng, height, width))
-  place = ["--source", str(folder / "photos"), "--name", "photos", "--data-dir", str(folder)]
+  place = ["--source", str(folder / "source"), "--name", "photos", "--data-dir", str(folder)]
   prepare.main(["folder", *place])
-  prepare.main(["folder", *place, "--short-side", str(SHORT_SIDE)])
+  for side in SHORT_SIDES:
+    prepare.main(["folder", *place, "--short-side", str(side)])
 
 
 def pillow_example(encoded: bytes, rng: np.random.Generator, config: DataConfig) -> np.ndarray:
@@ -157,7 +158,8 @@ def main() -> None:
       write_photos(pathlib.Path(folder))
     print(f"{NUM_IMAGES} JPEGs, random resized crop to 224; on average")
     sides = {}
-    for name, dataset in (("", "photos"), (" smaller", f"photos/short_side_{SHORT_SIDE}")):
+    variants = {"": "photos"} | {f" of {side}": f"photos/short_side_{side}" for side in SHORT_SIDES}
+    for name, dataset in variants.items():
       config = DataConfig(dataset=dataset, data_dir=folder, eval_split="test", image_size=224)
       sides |= sides_of(name, config, pool)
     if not importlib.util.find_spec("tensorflow"):

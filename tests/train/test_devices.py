@@ -24,7 +24,7 @@ CONFIG = Config(
   eval_top_k=(0, 2),
   label_smoothing=0.1,
   ema_decay=0.9,
-  model=ModelConfig(name="shallow_pst", stem="small", width=0.25, dropout=0.1, dtype="float64"),
+  model=ModelConfig(name="shallow_pst", stem="small", width=0.5, dropout=0.1, dtype="float64"),
   data=DataConfig(
     dataset="synthetic",
     synthetic_examples=37,

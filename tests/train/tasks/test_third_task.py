@@ -158,7 +158,7 @@ SMALL = Config(
   dark_weight=0.1,
   evals={"coarse": EvalConfig(0), "random": EvalConfig(2, "random")},
   model=ModelConfig(
-    name="shallow_pst", stem="small", width=0.125, dtype="float64", batch_norm_group_size=2
+    name="shallow_pst", stem="small", width=0.5, dtype="float64", batch_norm_group_size=2
   ),
   data=dataclasses.replace(
     Config().data, dataset="synthetic", synthetic_examples=37, image_size=16, threads=1
@@ -180,6 +180,8 @@ def trained(devices, fsdp, steps):
     dataset = TASK.open(config)
     setup = make_setup(config, 1, dataset.num_train, jax.devices()[:devices])
     state, metrics = setup.initial_state(), []
+    parts = {leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state.params)}
+    assert (False in parts) == (fsdp > 1)
     batches = train_batches(dataset, config.data, seed=0, batch_size=16, first_step=0)
     for _ in range(2):
       state, each = setup.train_step(state, put_batch(unequal(next(batches)), setup.mesh))
