@@ -200,6 +200,8 @@ port, index, directory = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 os.environ["JAX_PLATFORMS"] = "cpu"
 import jax
+# Else programs that exchange something may overtake each other, which Gloo answers with an abort.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
 jax.distributed.initialize(f"localhost:{port}", 2, index, heartbeat_timeout_seconds=10)
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
