@@ -31,6 +31,7 @@ from benchmarks.common import make_parser, photograph
 from train import prepare
 from train.config import DataConfig
 from train.data import train_batches
+from train.data.prepare.smaller import builder_config, full_name
 from train.tasks.classification import crops as images
 from train.tasks.classification.data import open_dataset
 
@@ -158,8 +159,8 @@ def main() -> None:
       write_photos(pathlib.Path(folder))
     print(f"{NUM_IMAGES} JPEGs, random resized crop to 224; on average")
     sides = {}
-    variants = {"": "photos"} | {f" of {side}": f"photos/short_side_{side}" for side in SHORT_SIDES}
-    for name, dataset in variants.items():
+    for side in (None, *SHORT_SIDES):
+      name, dataset = f" of {side}" if side else "", full_name("photos", builder_config(side))
       config = DataConfig(dataset=dataset, data_dir=folder, eval_split="test", image_size=224)
       sides |= sides_of(name, config, pool)
     if not importlib.util.find_spec("tensorflow"):

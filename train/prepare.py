@@ -35,13 +35,15 @@ FASHION_HELP = """\
 Writes Fashion-MNIST's four files as TFDS's fashion_mnist in array_record form, without TensorFlow.
 Debian's package dataset-fashion-mnist has them in /usr/share/datasets/fashion-mnist.
 """
-LEAST_SIDE = 32
-"""Below this, no network here has anything left to see."""
 COMMON_HELP = """
 The data set appears under its name only when it is whole; an interrupted run starts over. At the
 end everything is read back: counts, and a checksum of each split that is the same wherever the
 same images were prepared. For a data set that is there already, only this is done.
 """
+
+
+LEAST_SIDE = 32
+"""Below this, no network here has anything left to see."""
 
 
 def main(arguments: list[str]) -> None:

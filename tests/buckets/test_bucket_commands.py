@@ -40,10 +40,10 @@ def weights(tmp_path, folder):
 def test_predict(weights, folder, tmp_path):
   image = tmp_path / "image.png"
   cv2.imwrite(str(image), small_images(1, 48)[0])
-  found = []
-  for source, out in zip(weights, (tmp_path / "p.json", f"{folder}/p.json"), strict=True):
+  outs = tmp_path / "p.json", f"{folder}/p.json"
+  for source, out in zip(weights, outs, strict=True):
     assert command_line.main(["predict", str(source), str(image), "--json", str(out)]) == 0
-    found.append(json.loads((bucket_path(out, "x") if "gs" in str(out) else out).read_text()))
+  found = [json.loads(path.read_text()) for path in (outs[0], bucket_path(outs[1], "x"))]
   assert len(found[0]) == 1
   assert found[0] == found[1]
 

@@ -23,11 +23,11 @@ def is_known(name, value):
 _KNOWN = {name: value for name, value in _WANTED.items() if is_known(name, value)}
 FLAGS = " ".join(f"--{name}={str(value).lower()}" for name, value in _KNOWN.items())
 """The same as words of XLA_FLAGS, for processes."""
-STEP_FLAGS = FLAGS.replace("level=0", "level=1")
 OPTIONS = pst_jax.compiler_options() | _KNOWN
 """For what runs once: it takes up to ten times as long."""
 STEP_OPTIONS = OPTIONS | {"xla_backend_optimization_level": 1}
 """For what runs several times."""
+STEP_FLAGS = FLAGS.replace("level=0", "level=1")
 
 
 def quick_jit(function, **arguments):

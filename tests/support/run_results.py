@@ -5,8 +5,6 @@ import pathlib
 
 import jax
 import numpy as np
-import pytest
-from support import shallow_networks
 
 from train.run.checkpoints import restore
 from train.run.folder import RunFolder
@@ -37,8 +35,7 @@ def lines(folder) -> list[dict]:
 def last_state(folder, step: int = 15):
   """Of the last step of a run of `run_processes.TINY`, as numpy arrays."""
   folder = RunFolder(folder)
-  with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
-    shallow_networks.install(patch.setitem)
+  with jax.enable_x64(True):
     setup = make_setup(folder.read_config(), 4, 41, jax.devices()[:1])
     restored = restore(folder.checkpoints, setup.abstract_state)
     assert restored.step == step

@@ -148,7 +148,6 @@ def test_its_step_trains_a_detector(name):
   }
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(pst_jax, "compiler_options", lambda platform=None: STEP_OPTIONS)
-    shallow_networks.install(patch.setitem)
     setup = make_setup(config, num_classes=5, num_train=8, devices=jax.devices()[:1])
     start = jax.tree.map(functools.partial(filled, rng), setup.abstract_state)
     state, metrics = setup.train_step(start, put_batch(batch, setup.mesh))

@@ -65,7 +65,6 @@ def whole(tmp_path_factory, data_dir):
 @pytest.fixture(autouse=True)
 def quick_compilation(monkeypatch):
   monkeypatch.setattr(pst_jax, "compiler_options", lambda platform=None: OPTIONS)
-  shallow_networks.install(monkeypatch.setitem)
 
 
 @pytest.mark.slow

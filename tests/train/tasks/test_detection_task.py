@@ -64,7 +64,6 @@ def dataset(config=CONFIG):
 def double_precision_and_quick_compilation():
   with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
     patch.setattr(pst_jax, "compiler_options", lambda platform=None: STEP_OPTIONS)
-    shallow_networks.install(patch.setitem)
     yield
 
 

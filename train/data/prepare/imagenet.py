@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from jaxtyping import Int
 from tensorflow_datasets.datasets.imagenet2012 import (
@@ -22,6 +21,7 @@ from pst_jax.errors import ImageError, UserError
 from pst_jax.preprocessing import decode
 from train.data.prepare import tars
 from train.data.prepare.progress import Counter
+from train.data.prepare.smaller import encode_jpeg
 from train.data.prepare.tar_headers import Member
 from train.data.prepare.writing import SplitBuilder
 
@@ -188,7 +188,6 @@ def repair(encoded: bytes) -> bytes:
     UserError: the image cannot be decoded.
   """
   try:
-    pixels = cv2.cvtColor(decode(encoded), cv2.COLOR_RGB2BGR)
+    return encode_jpeg(decode(encoded), 100)
   except ImageError as error:
     raise UserError(f"an image to repair is damaged ({error}): download the tar again") from error
-  return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()

@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Int
 
 from pst_jax.errors import ImageError
+from pst_jax.letterbox import Image
 from pst_jax.preprocessing import decode, resize
 from train.data.prepare.writing import Split
 
@@ -64,9 +65,13 @@ def smaller(encoded: bytes, short_side: int) -> bytes:
   height, width = image.shape[:2]
   scale = min(1.0, short_side / min(height, width))
   image = resize(image, round(height * scale), round(width * scale))
+  return min(encoded, encode_jpeg(image, QUALITY), key=len)
+
+
+def encode_jpeg(image: Image, quality: int) -> bytes:
+  """An RGB image as a JPEG."""
   pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-  written = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
-  return min(encoded, written, key=len)
+  return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
 def builder_config(short_side: int | None) -> tfds.core.BuilderConfig | None:
