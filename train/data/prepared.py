@@ -97,7 +97,10 @@ def _find_folder(dataset: str, data_dir: pathlib.Path) -> pathlib.Path:
       raise UserError(
         f"dataset {dataset} is not in {data_dir}, which has {', '.join(have)}: name one of them."
       )
-  command = PREPARE.get(name.partition("/")[0], BUILD)
+  base, _, variant = name.partition("/")
+  command = PREPARE.get(base, BUILD)
+  if side := re.fullmatch(r"short_side_(\d+)", variant):
+    command = command.replace(f"prepare {base}", f"prepare {base} --short-side {side[1]}")
   raise UserError(
     f"dataset {dataset} is not in {data_dir}: point --data.data-dir (evaluating: --data-dir) at the"
     " folder that holds it, or prepare it with"

@@ -124,5 +124,5 @@ def test_a_side_that_is_none_is_refused(value, tmp_path, capsys):
 
 
 def test_a_variant_that_is_not_there_is_prepared_by_a_command(tmp_path):
-  with pytest.raises(UserError, match=r"python -m train\.prepare imagenet2012"):
+  with pytest.raises(UserError, match=r"python -m train\.prepare imagenet2012 --short-side 400 "):
     open_dataset(DataConfig(dataset="imagenet2012/short_side_400", data_dir=str(tmp_path)))
