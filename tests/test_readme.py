@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from support.run_processes import QUICK
+from support.quick_jit import STEP_FLAGS
 from support.small_weights import small_weights
 
 from pst_jax.__main__ import COMMANDS, main
@@ -56,7 +56,7 @@ def test_the_examples_of_a_page_run_one_after_the_other(tmp_path, name):
   script.write_text("\n".join(lines))
   environment = {
     "PYTHONPATH": str(REPOSITORY),
-    "XLA_FLAGS": " ".join(QUICK.split()),
+    "XLA_FLAGS": STEP_FLAGS,
     "JAX_PLATFORMS": "cpu",
   }
   result = subprocess.run(

@@ -21,6 +21,7 @@ from pst_jax.checkpoints import layout, quiet
 from pst_jax.checkpoints.checksum import checksums
 from pst_jax.checkpoints.layout import CorruptError, Identity, Which
 from pst_jax.errors import UserError
+from pst_jax.processes import from_first
 from pst_jax.wording import listed
 
 _log = logging.getLogger(__name__)
@@ -74,10 +75,11 @@ def restore(
   steps, tried = None, {}
 
   def rejected():
-    # Another process may save and delete meanwhile: what is gone was not corrupt.
-    return {step: reason for step, reason in tried.items() if (directory / str(step)).is_dir()}
+    # Another run may save and delete meanwhile: what is gone was not corrupt.
+    there = from_first([step for step in tried if (directory / str(step)).is_dir()])
+    return {step: tried[step] for step in there}
 
-  while steps != (steps := layout.steps_to_try(directory, step)):
+  while steps != (steps := from_first(layout.steps_to_try(directory, step))):
     for candidate in steps:
       if candidate in tried:
         continue
@@ -90,9 +92,9 @@ def restore(
         text = "Passed over in %s: %s; step %d is used instead."
         _log.warning(text, directory, reasons(passed), candidate)
       return dataclasses.replace(restored, rejected=passed)
-  if rejected():
+  if passed := rejected():
     raise UserError(
-      f"No checkpoint that was tried in {directory} can be used: {reasons(rejected())}; "
+      f"No checkpoint that was tried in {directory} can be used: {reasons(passed)}; "
       "restore the folder from a copy, or start again with another run_dir."
     )
   return None

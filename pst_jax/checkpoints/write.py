@@ -7,9 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import flax.traverse_util
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from orbax.checkpoint._src.handlers.composite_checkpoint_handler import CompositeOptions
 from orbax.checkpoint._src.path.atomicity import (
@@ -23,6 +21,7 @@ from pst_jax.checkpoints import layout, quiet
 from pst_jax.checkpoints.checksum import checksums
 from pst_jax.checkpoints.read import flatten, kind
 from pst_jax.files import require_utf8, sync_folder
+from pst_jax.processes import from_first
 
 ITEMS = ("state", "record")
 
@@ -87,10 +86,9 @@ def _is_unfinished(path: os.PathLike) -> bool:
 
 def path_class(directory: pathlib.Path) -> type:
   """How the steps in an existing folder get to count; every process of a run calls it alike."""
-  renames = layout.can_rename(directory) if jax.process_index() == 0 else True
-  if jax.process_count() > 1:
-    renames = bool(multihost_utils.broadcast_one_to_all(np.bool_(renames)))
-  return DurablePath if renames else CommittedPath
+  # One process tries for all.
+  renames = jax.process_index() != 0 or layout.can_rename(directory)
+  return DurablePath if from_first(renames) else CommittedPath
 
 
 def _sync(paths: Iterable[os.PathLike]) -> None:

@@ -1,14 +1,12 @@
 """Checks that all processes of a run agree; if they did not, they would wait for each other."""
 
-import json
-
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from pst_jax.errors import UserError
+from pst_jax.processes import from_first
 from train.config import from_json
 from train.config_values import difference, to_json
 from train.data import Dataset
@@ -30,7 +28,7 @@ def require_consistency(config: Config, dataset: Dataset, folder: RunFolder) -> 
     # The others look at the file when process 0 has written it, which is after the broadcast.
     "lock": _text(folder) if jax.process_index() == 0 else "",
   }
-  theirs = json.loads(_from_first(json.dumps(mine)))
+  theirs = from_first(mine)
   who = f"process {jax.process_index()}"
   if changed := difference(from_json(theirs["config"]), config):
     raise UserError(
@@ -69,11 +67,3 @@ def barrier(mesh: Mesh) -> None:
 
 def _text(folder: RunFolder) -> str:
   return folder.lock.read_text() if folder.lock.exists() else ""
-
-
-def _from_first(text: str) -> str:
-  """The text of process 0."""
-  data = np.frombuffer(text.encode(), np.uint8)
-  length = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
-  data = multihost_utils.broadcast_one_to_all(np.resize(data, length))
-  return np.asarray(data).tobytes().decode()

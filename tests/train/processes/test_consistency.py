@@ -1,7 +1,6 @@
 """What a process finds other than process 0 is said before it waits in vain."""
 
 import dataclasses
-import json
 
 import jax
 import pytest
@@ -27,7 +26,7 @@ def second(tmp_path, monkeypatch):
     mine = dataclasses.replace(config, **fields)
     with open_run(config) as folder:
       first = {"config": to_json(config), "images": [16, 16], "lock": folder.lock.read_text()}
-      monkeypatch.setattr(agreement, "_from_first", lambda text: json.dumps(first | said))
+      monkeypatch.setattr(agreement, "from_first", lambda mine: first | said)
       agreement.require_consistency(mine, open_dataset(mine.data), folder)
 
   return check

@@ -195,13 +195,11 @@ def test_another_dtype_does_not_fit(tmp_path):
 # Processes
 
 TWO = """
-import json, os, sys
+import json, os, sys, time
 port, index, directory = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 os.environ["JAX_PLATFORMS"] = "cpu"
 import jax
-# Else programs that exchange something may overtake each other, which Gloo answers with an abort.
-jax.config.update("jax_cpu_enable_async_dispatch", False)
 jax.distributed.initialize(f"localhost:{port}", 2, index, heartbeat_timeout_seconds=10)
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
@@ -229,6 +227,14 @@ with Checkpoints(directory) as checkpoints:
         raise ValueError("not readable from here")
       return read(directory, step)
     files.read_record = broken
+    # The other one has moved what is passed over before this one has read what is good.
+    from pst_jax.checkpoints import read as reading
+    read_checkpoint = reading.read_checkpoint
+    def late(*arguments):
+      restored = read_checkpoint(*arguments)
+      time.sleep(2)
+      return restored
+    reading.read_checkpoint = late
   restored = checkpoints.restore(wanted)
   good = all(np.array_equal(s.data, values(1)["x"][s.index])
              for s in restored.state["x"].addressable_shards)
