@@ -2,7 +2,7 @@
 # A slice of TPU VMs, of one host or many: the same command on every host.
 #
 #   export TPU=r50 ZONE=us-west4-a TYPE=v5litepod-16 VERSION=v2-alpha-tpuv5-lite
-#   export REPO=https://github.com/YOU/pst_jax RUN_DIR=/shared/runs/r50 DATA_DIR=/shared/data
+#   export REPO=https://github.com/YOU/pst_jax RUN_DIR=gs://BUCKET/r50 DATA_DIR=gs://BUCKET/data
 #   launch/tpu_vm.sh create --spot     # asks for the slice: minutes, or days where chips are scarce
 #   launch/tpu_vm.sh state             # ACTIVE: it is there; SUSPENDED: it was preempted
 #   launch/tpu_vm.sh setup             # clones and installs on every host, some minutes
@@ -11,7 +11,8 @@
 #   launch/tpu_vm.sh stop              # saves and stops; `train` again goes on
 #   launch/tpu_vm.sh delete
 #
-# RUN_DIR and DATA_DIR must be what every host sees, such as a Filestore share that is mounted on all.
+# RUN_DIR and DATA_DIR must be what every host sees: a bucket near the slice that its service account
+# may read and write, or a folder that is mounted on all, such as a Filestore share.
 # Expect in the log: "devices: 16 x TPU v5 lite in 4 processes"; JAX asks the metadata server who
 # takes part. The trainer is a unit of systemd: a closed laptop does not end it, and when the machine
 # is preempted systemd sends SIGTERM, at which all hosts save and stop, if they manage in the
@@ -39,7 +40,7 @@ case "$action" in
     on_hosts all "curl -LsSf https://astral.sh/uv/install.sh | sh &&
       rm -rf pst_jax && git clone --depth=1 ${REPO:?} pst_jax && cd pst_jax &&
       ~/.local/bin/uv venv --python=3.12 .venv &&
-      ~/.local/bin/uv pip install --python=.venv/bin/python -e '.[train,tpu]'"
+      ~/.local/bin/uv pip install --python=.venv/bin/python -e '.[train,tpu,gcs]'"
     ;;
   train)
     config="${1:?give a config, then its options}"

@@ -10,7 +10,8 @@
 #   export RUN_DIR=/shared/runs/r50 DATA_DIR=/shared/data
 #   launch/xpk.sh r50 imagenet_pod --data.threads 100
 #
-# /shared: a Filestore or Parallelstore volume that `xpk storage attach` mounts in every pod.
+# /shared: a Filestore or Parallelstore volume that `xpk storage attach` mounts in every pod; or give
+# gs://BUCKET/..., which the pods' service account may read and write.
 # Expect: a link to the logs, and in them "devices: 16 x TPU v5 lite in 4 processes". A pod that has
 # to go gets SIGTERM, at which all pods save and stop with 143; XPK starts all of them again, up to
 # --max-restarts times, and they go on. A pod that is lost without a word ends the others with 1,

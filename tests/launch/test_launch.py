@@ -193,6 +193,13 @@ def test_actions_on_a_slice_are_calls_of_gcloud(bench, action, words):
   assert [each for each in words if each not in arguments] == []
 
 
+def test_what_slices_and_pods_install_knows_buckets(bench):
+  here = bench("gcloud")
+  here.run("launch/tpu_vm.sh", "setup", **TPU)
+  for text in (here.calls[0][-1], (LAUNCH / "Dockerfile").read_text()):
+    assert "gcs" in re.search(r"\.\[([^\]]+)\]", text)[1].split(",")
+
+
 def test_the_container_of_xpk_becomes_the_trainer(bench):
   here = bench("docker", "xpk")
   variables = FOLDERS | {
