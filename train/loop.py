@@ -18,7 +18,7 @@ from train.data import Dataset, train_batches
 from train.evaluation.evaluator import evaluate, top_k_notes
 from train.evaluation.report import described
 from train.init_from import initial_values
-from train.processes.consistency import barrier, require_consistency
+from train.processes.consistency import barrier, require_same_folder, require_same_run
 from train.replicas import ReplicaCheck
 from train.run.checkpoints import Checkpoints
 from train.run.folder import RunFolder, open_run
@@ -65,13 +65,14 @@ def train(
   if is_main:
     require_installed(observer_names(config))
   dataset = registry.find(config.task).open(config)
+  require_same_run(config, dataset)
   setup = make_setup(config, dataset.num_classes, dataset.num_train)
   # Before the folder is made: a mistake in init_from must not leave one behind.
   pretrained, report = initial_values(setup)
   profiler = Profiler(config, setup.total_steps, RunFolder(config.run_dir).profile, enabled=is_main)
   with contextlib.ExitStack() as stack:
     folder = stack.enter_context(open_run(config, is_main))
-    require_consistency(config, dataset, folder)
+    require_same_folder(folder)
     barrier(setup.mesh)
     stack.enter_context(profiler)
     checkpoints = stack.enter_context(

@@ -14,22 +14,14 @@ from train.run.folder import RunFolder
 from train.schema import Config
 
 
-def require_consistency(config: Config, dataset: Dataset, folder: RunFolder) -> None:
-  """Compares config, data and run folder, which process 0 has locked; all processes call it.
+def require_same_run(config: Config, dataset: Dataset) -> None:
+  """Compares config and data with those of process 0; all processes call it, before all else.
 
   Raises:
-    UserError: this process was given another config, other data, or sees another folder.
+    UserError: this process was given another config, or other data.
   """
-  if jax.process_count() == 1:
-    return
-  mine = {
-    "config": to_json(config),
-    "images": [dataset.num_train, dataset.num_eval],
-    # The others look at the file when process 0 has written it, which is after the broadcast.
-    "lock": _text(folder) if jax.process_index() == 0 else "",
-  }
-  theirs = from_first(mine)
-  who = f"process {jax.process_index()}"
+  mine = {"config": to_json(config), "images": [dataset.num_train, dataset.num_eval]}
+  theirs, who = from_first(mine), f"process {jax.process_index()}"
   if changed := difference(from_json(theirs["config"]), config):
     raise UserError(
       f"{who} was given another config than process 0 ({'; '.join(changed)}): give all processes "
@@ -40,10 +32,20 @@ def require_consistency(config: Config, dataset: Dataset, folder: RunFolder) -> 
       f"{who} finds {mine['images']} training and evaluation images in {config.data.dataset}, but "
       f"process 0 finds {theirs['images']}: give all machines the same data"
     )
-  if theirs["lock"] != _text(folder):
+
+
+def require_same_folder(folder: RunFolder) -> None:
+  """Looks for the lock of process 0 in the run folder; all processes call it when that is held.
+
+  Raises:
+    UserError: this process sees another folder.
+  """
+  # The others look at the file when process 0 has written it, which is after the broadcast.
+  theirs = from_first(_text(folder) if jax.process_index() == 0 else "")
+  if theirs != _text(folder):
     raise UserError(
-      f"run_dir {folder.path} of {who} is not the folder of process 0: choose a --run-dir on a "
-      "file system that all machines share"
+      f"run_dir {folder.path} of process {jax.process_index()} is not the folder of process 0: "
+      "choose a --run-dir on a file system that all machines share"
     )
 
 

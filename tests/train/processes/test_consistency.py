@@ -27,7 +27,9 @@ def second(tmp_path, monkeypatch):
     with open_run(config) as folder:
       first = {"config": to_json(config), "images": [16, 16], "lock": folder.lock.read_text()}
       monkeypatch.setattr(agreement, "from_first", lambda mine: first | said)
-      agreement.require_consistency(mine, open_dataset(mine.data), folder)
+      agreement.require_same_run(mine, open_dataset(mine.data))
+      monkeypatch.setattr(agreement, "from_first", lambda mine: (first | said)["lock"])
+      agreement.require_same_folder(folder)
 
   return check
 
