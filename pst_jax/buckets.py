@@ -109,6 +109,13 @@ def _gcs_driver() -> type:
       except Exception as error:
         raise os_error(error) from error
 
+    async def _isdir(self, path):
+      # gcsfs takes every error for a no, which would make a checkpoint that is there pass for gone.
+      try:
+        return (await self._info(path))["type"] == "directory"
+      except FileNotFoundError:
+        return False
+
   return Driver
 
 

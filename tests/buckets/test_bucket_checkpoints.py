@@ -85,6 +85,13 @@ def test_a_save_that_is_refused_ends_in_a_sentence_and_loses_nothing(folder, sto
   assert same_bits(restored(folder).state, small_state(2))
 
 
+def test_a_step_that_cannot_be_looked_at_is_not_passed_over(folder, store):
+  save_steps(folder, [1, 2])
+  store.fail(403, pattern=r"prefix=[^&]*/2/", method="GET")
+  with pytest.raises(PermissionError, match="access was refused"):
+    steps(folder)
+
+
 @pytest.mark.parametrize("pattern", ["2/state/.*alt=media", "2/record/metadata"])
 def test_a_store_that_refuses_is_not_taken_for_corrupt(folder, store, pattern):
   save_steps(folder, [1, 2])

@@ -72,6 +72,15 @@ def test_no_permission_says_how_to_sign_in(store, folder, status):
     buckets.require_writable(bucket_path(folder, "x"))
 
 
+@pytest.mark.parametrize("question", ["exists", "is_dir", "is_file"])
+def test_what_may_not_be_looked_at_is_not_taken_for_absent(store, folder, question):
+  path = bucket_path(folder, "x")
+  assert not getattr(path, question)()
+  store.fail(401)
+  with pytest.raises(PermissionError, match="access was refused"):
+    getattr(path, question)()
+
+
 def test_a_store_that_fails_for_a_while_is_asked_again(store, folder):
   store.fail(503, times=3)
   write_output(f"{folder}/a", b"content")

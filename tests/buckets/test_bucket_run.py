@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+import re
 import shutil
 import time
 
@@ -30,7 +31,7 @@ SYNTHETIC = DataConfig(dataset="synthetic")
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_ends_as_one_on_a_disk(tmp_path, shared_store):
+def test_a_run_that_is_killed_and_refused_ends_as_one_on_a_disk(tmp_path, shared_store):
   rng = random.Random(0)
   whole, run = tmp_path / "whole", f"gs://{BUCKET}/killed"
   finish(start_digits(tmp_path, whole, options=SMALL))
@@ -43,13 +44,26 @@ def test_a_run_that_is_killed_ends_as_one_on_a_disk(tmp_path, shared_store):
     places = {"data_dir": f"gs://{BUCKET}/data", **shared_store.environment()}
     return start_digits(tmp_path, run, options=SMALL, **places)
 
-  for step in (9, 27):
+  for step in (9, 18):
     process = start()
     try:
       wait_for_line(process, RunFolder(run).metrics, f'"step": {step},')
       time.sleep(rng.uniform(0, 0.5))  # the checkpoint of this step is being saved
     finally:
       kill(process)
+  process = start()
+  try:
+    wait_for_line(process, RunFolder(run).metrics, '"step": 27,')
+    shared_store.fail(401)  # as with a token that has expired
+    _, errors = process.communicate(timeout=300)
+  finally:
+    process.kill()
+    shared_store.rule = lambda method, path: None
+  assert process.returncode == 2, errors
+  # TensorStore notes that it found no credentials, which the emulator needs none of.
+  (told,) = [line for line in errors.splitlines() if "google_auth_provider" not in line]
+  assert re.match(r"error: .*access was refused.*: sign in", told)
+  assert "there is none before it" not in told
   finish(start())
   assert not RunFolder(run).lock.exists()
   files.get(run, str(tmp_path / "copy"), recursive=True)
