@@ -273,12 +273,28 @@ def read_record(directory: pathlib.Path, step: int) -> dict:
 _MISSING = FileNotFoundError, NotADirectoryError, IsADirectoryError
 
 
+def unreadable(what: str, reason: str) -> str:
+  """The sentence for a checkpoint that the system does not give."""
+  return (
+    f"{what} cannot be read ({reason}), which does not mean that it is corrupt: nothing was moved; "
+    "set its permissions or check the disk, then give the same command again."
+  )
+
+
 def read_best(directory: pathlib.Path, step: int) -> float | None:
-  """What ranks a step among the best, the higher the better; None: nothing, or no good record."""
+  """What ranks a step among the best, the higher the better; None: nothing, or no good record.
+
+  Raises:
+    UserError: its record cannot be read. The best checkpoint would else pass for one of no rank,
+      and be deleted as such.
+  """
   try:
     record = read_record(directory, step)
-  except (CorruptError, OSError):
+  except CorruptError:
     return None
+  except OSError as error:
+    what = f"The checkpoint of step {step} in {directory}"
+    raise UserError(unreadable(what, error.strerror or str(error))) from error
   value = record["metrics"].get("top1") if record["best"] is None else record["best"]
   return finite(value) if isinstance(value, int | float) else None
 

@@ -134,10 +134,12 @@ def read_checkpoint(
     )
     leaves = flax.traverse_util.flatten_dict(nested, sep="/")
   ordered = {name: leaves[name] for name in wanted}
-  found = zip(wanted, checksums(list(ordered.values())), strict=True)
-  wrong = [name for name, checksum in found if checksum != record["leaves"][name][2]]
-  if wrong:
-    raise CorruptError(f"changed content of {listed(wrong)}")
+  # What every process reads for itself, one alone may have read wrong.
+  with _agreed(what):
+    found = zip(wanted, checksums(list(ordered.values())), strict=True)
+    wrong = [name for name, checksum in found if checksum != record["leaves"][name][2]]
+    if wrong:
+      raise CorruptError(f"changed content of {listed(wrong)}")
   return Restored(ordered, step, record["extra"], record["metrics"])
 
 
@@ -159,10 +161,7 @@ def _agreed(what: str):
     worst = int(multihost_utils.process_allgather(np.int32(verdict)).max())
   if worst == _UNREADABLE:
     reason = short(failure) if verdict == _UNREADABLE else "by another process"
-    raise UserError(
-      f"{what} cannot be read ({reason}), which does not mean that it is corrupt: nothing was "
-      "moved; set its permissions or check the disk, then give the same command again."
-    )
+    raise UserError(layout.unreadable(what, reason))
   if worst == _CORRUPT:
     raise CorruptError(short(failure) if failure else "it is corrupt to another process")
 

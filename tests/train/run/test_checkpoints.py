@@ -1,6 +1,8 @@
 """Saving and restoring: checksums, devices, what is kept, processes."""
 
+import errno
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -22,7 +24,7 @@ from support.saved_states import (
   steps_in,
 )
 
-from pst_jax.checkpoints import write
+from pst_jax.checkpoints import layout, write
 from pst_jax.checkpoints.checksum import checksums
 from pst_jax.errors import UserError
 from train.run.checkpoints import Checkpoints, restore
@@ -146,6 +148,27 @@ def test_the_latest_and_the_best_stay_also_after_a_restart(tmp_path):
   assert restore(tmp_path, abstract(small_state(0)), "latest").step == 7
 
 
+def test_the_best_is_not_forgotten_when_its_record_cannot_be_read(tmp_path, monkeypatch):
+  with Checkpoints(tmp_path) as checkpoints:
+    for step, top1 in ((1, 0.9), (2, 0.1), (3, 0.2)):
+      checkpoints.save(step, small_state(step), best=top1, extra={})
+  read_record = layout.read_record
+
+  def failing(directory, step):
+    if step == 1:
+      raise OSError(errno.EIO, os.strerror(errno.EIO))
+    return read_record(directory, step)
+
+  monkeypatch.setattr(layout, "read_record", failing)
+  sentence = r"of step 1 in .* cannot be read \(Input/output error\), .* nothing was moved"
+  with pytest.raises(UserError, match=sentence):
+    Checkpoints(tmp_path)
+  with pytest.raises(UserError, match=sentence):
+    restore(tmp_path, abstract(small_state(0)), "best")
+  monkeypatch.setattr(layout, "read_record", read_record)
+  assert steps_in(tmp_path) == [1, 2, 3]
+
+
 def test_best_is_the_latest_when_nothing_was_measured(tmp_path):
   save_steps(tmp_path, [1, 2])
   assert restore(tmp_path, abstract(small_state(0)), "best").step == 2
@@ -214,31 +237,30 @@ placed = lambda step: {
 wanted = jax.tree.map(
   lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), placed(0)
 )
-with Checkpoints(directory) as checkpoints:
-  for step in (1, 2):
+with Checkpoints(directory, keep_latest=3) as checkpoints:
+  for step in (1, 2, 3):
     checkpoints.save(step, placed(step), metrics=None, extra={})
   checkpoints.wait()
-  # One process alone sees the damage; both must fall back.
+  # One process alone sees the damage, of a record and of an array; both must fall back.
   if index == 1:
-    from pst_jax.checkpoints import layout as files
-    read = files.read_record
+    from pst_jax.checkpoints import layout as files, read as reading
+    read, read_checkpoint, checksums = files.read_record, reading.read_checkpoint, reading.checksums
     def broken(directory, step):
-      if step == 2:
+      if step == 3:
         raise ValueError("not readable from here")
       return read(directory, step)
-    files.read_record = broken
-    # The other one has moved what is passed over before this one has read what is good.
-    from pst_jax.checkpoints import read as reading
-    read_checkpoint = reading.read_checkpoint
-    def late(*arguments):
-      restored = read_checkpoint(*arguments)
+    def late(directory, step, *arguments):
+      wrong = lambda arrays: ["0"] * len(checksums(arrays))
+      reading.checksums = wrong if step == 2 else checksums
+      restored = read_checkpoint(directory, step, *arguments)
+      # The other one has moved what is passed over before this one has read what is good.
       time.sleep(2)
       return restored
-    reading.read_checkpoint = late
+    files.read_record, reading.read_checkpoint = broken, late
   restored = checkpoints.restore(wanted)
   good = all(np.array_equal(s.data, values(1)["x"][s.index])
              for s in restored.state["x"].addressable_shards)
-  checkpoints.save(3, placed(3), metrics=None, extra={})
+  checkpoints.save(4, placed(4), metrics=None, extra={})
 # To a file: Gloo writes to standard output too, at any time and into any line.
 open(f"{directory}-{index}.json", "w").write(json.dumps([restored.step, bool(good)]))
 """
@@ -267,7 +289,7 @@ def test_two_processes_save_fall_back_together_and_one_process_restores(tmp_path
     result = tmp_path.with_name(f"{tmp_path.name}-{index}.json")
     assert result.exists(), error
     assert json.loads(result.read_text()) == [1, True]
-  assert steps_in(tmp_path) == [1, 3]
+  assert steps_in(tmp_path) == [1, 4]
   values = np.arange(64 * 3).reshape(64, 3)
   wanted = {
     "x": jax.ShapeDtypeStruct((64, 3), jnp.int32, sharding=sharding(4, "data")),
@@ -275,5 +297,5 @@ def test_two_processes_save_fall_back_together_and_one_process_restores(tmp_path
   }
   with Checkpoints(tmp_path) as checkpoints:
     restored = checkpoints.restore(wanted)
-  assert restored.step == 3
-  assert np.array_equal(restored.state["x"], values * 3)
+  assert restored.step == 4
+  assert np.array_equal(restored.state["x"], values * 4)
