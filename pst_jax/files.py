@@ -163,10 +163,11 @@ def lock(path: Path, *, unwritable: str, busy: str) -> Iterator[TextIO]:
   except OSError as error:
     raise UserError(unwritable.replace("{reason}", str(error.strerror))) from None
   try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise UserError(busy) from None
     yield file
-  except BlockingIOError:
-    raise UserError(busy) from None
   finally:
     # Closing tries again to write what could not be written, which was told then.
     with contextlib.suppress(OSError):

@@ -253,6 +253,8 @@ def test_a_second_lock_is_refused(tmp_path):
     pass
   with files.lock(tmp_path / "a" / ".lock", **texts):
     pass
+  with pytest.raises(BlockingIOError), files.lock(tmp_path / "a" / ".lock", **texts):
+    raise BlockingIOError("no process can be started")  # of what is done while it is held
   with (
     pytest.raises(UserError, match="no: File exists"),
     files.lock(tmp_path / "a" / ".lock" / "b", **texts),
