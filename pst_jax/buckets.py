@@ -66,6 +66,8 @@ def bucket_path(url: str | os.PathLike, what: str, schemes: tuple[str, ...] = ("
 @functools.cache
 def _install(scheme: str) -> None:
   """Lets fsspec's driver of a scheme raise OSErrors, see no old listings, and not wait forever."""
+  # Where TensorFlow is installed etils would go through that, whose errors are of other kinds.
+  os.environ.setdefault("EPATH_USE_TF", "false")
   try:
     import fsspec
 

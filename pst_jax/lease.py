@@ -63,12 +63,19 @@ class _Lease:
       self._wait_until_left()
 
   def _create(self, text: str) -> bool:
+    place = os.fspath(self._path)
     try:
-      self._files.pipe_file(os.fspath(self._path), text.encode(), mode="create")
+      self._files.pipe_file(place, text.encode(), mode="create")
     except FileExistsError:
+      # A request that is sent again after a lost answer finds its own object.
+      with contextlib.suppress(FileNotFoundError):
+        if self._files.cat_file(place) == text.encode():
+          return self._take()
       return False
+    return self._take()
+
+  def _take(self) -> bool:
     info = self._files.info(os.fspath(self._path))
-    # A request that is sent again after a lost answer finds its own object.
     self._generation, self._shown = info["generation"], time.time()
     return True
 

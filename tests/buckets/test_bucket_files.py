@@ -1,5 +1,9 @@
 """Weights from and to a bucket, outputs of commands, and what one sentence says of a bad bucket."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from support.store import BUCKET
 from support.tiny_weights import same, save_run, weights
@@ -70,6 +74,18 @@ def test_no_permission_says_how_to_sign_in(store, folder, status):
   store.fail(status)
   with pytest.raises(UserError, match=r"cannot be written \(access was refused .*: sign in"):
     buckets.require_writable(bucket_path(folder, "x"))
+
+
+def test_an_installed_tensorflow_is_not_gone_through(shared_store, tmp_path):
+  (tmp_path / "tensorflow.py").write_text("raise RuntimeError('imported')\n")
+  ask = (
+    "from pst_jax.buckets import bucket_path; print(bucket_path('gs://bucket/none', 'x').is_dir())"
+  )
+  places = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+  found = subprocess.run(
+    [sys.executable, "-c", ask], env=os.environ | places, capture_output=True, text=True
+  )
+  assert found.stdout == "False\n", found.stderr
 
 
 @pytest.mark.parametrize("question", ["exists", "is_dir", "is_file"])

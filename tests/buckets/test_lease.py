@@ -38,6 +38,16 @@ def test_one_at_a_time(lock):
     pass
 
 
+def test_a_lock_whose_making_is_asked_for_again_is_ones_own(lock, store):
+  store.fail("cut", pattern="upload", times=1, method="POST")
+  before = len(store.requests)
+  with lease(lock, **TEXTS) as require:
+    made = [path for method, path in store.requests[before:] if method == "POST"]
+    assert len(made) == 2
+    require()
+  assert not lock.exists()
+
+
 def test_a_process_of_this_machine_that_died_holds_nothing(lock, monkeypatch):
   monkeypatch.setattr(module, "LEASE_SECONDS", 1e6)
   done = subprocess.run(
