@@ -19,19 +19,20 @@ class ReplicaCheck:
 
   Parameters, statistics and optimizer state are computed alike on all devices that hold the same
   part of them. Where they differ, a device has computed or kept something wrong, and from then on
-  every gradient is. `every` counts the steps between two comparisons; 0: there are none.
+  every gradient is. `every` counts the steps between two comparisons, and what is saved is compared
+  too, so that a checkpoint can be trusted; 0: there are none.
   """
 
   def __init__(self, every: int, first_step: int, checkpoints: Checkpoints):
     self._every, self._last, self._checkpoints = every, first_step, checkpoints
 
-  def check(self, step: int, state: TrainState) -> None:
+  def check(self, step: int, state: TrainState, is_saved: bool = False) -> None:
     """Compares, if it is due after this step; every process calls it alike.
 
     Raises:
       UserError: replicas differ.
     """
-    if not self._every or step % self._every:
+    if not self._every or (step % self._every and not is_saved):
       return
     found = differences(state)
     if found:

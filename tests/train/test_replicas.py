@@ -91,7 +91,16 @@ def test_it_is_compared_as_often_as_asked():
   check.check(3, {"a": whole})
   with pytest.raises(UserError, match=r"at step 6 .*cpu:2 of process 0 \(a\).* after step 3, and"):
     check.check(6, {"a": changed_on(whole, 2)})
-  ReplicaCheck(0, 0, Saved()).check(3, {"a": changed_on(whole, 2)})
+  ReplicaCheck(0, 0, Saved()).check(3, {"a": changed_on(whole, 2)}, is_saved=True)
+
+
+def test_what_is_saved_is_compared_before():
+  class Saved:
+    latest_step = 3
+
+  whole, check = placed(np.float32(1), mesh_of(4)), ReplicaCheck(100, 3, Saved())
+  with pytest.raises(UserError, match=r"at step 5 .*equal after step 3, and the newest .* step 3"):
+    check.check(5, {"a": changed_on(whole, 2)}, is_saved=True)
 
 
 @pytest.mark.slow
