@@ -31,9 +31,10 @@ from train.setup import make_setup
 
 REPOSITORY = pathlib.Path(__file__).parents[3]
 PROGRAM = shallow_networks.__file__
-"""Trains with a network that is quick to compile, where the network does not matter."""
+"""Knows the network of these runs, which is quick to compile: what they show are runs."""
 # 20 steps, saved after every fourth; from position 80 on, the eleventh step, there is no mosaic.
-TINY = """configs/detection/digit_scenes.py --model.width 0.125 --data.image-size 64
+TINY = f"""configs/detection/digit_scenes.py --model.name {shallow_networks.DETECTOR}
+  --model.width 0.125 --data.image-size 64
   --data.train-split train[:40] --data.eval-split test[:6] --data.mosaic 1 --data.mixup 0.5
   --data.close-mosaic-epochs 2 --data.max-boxes 64 --data.threads 1 --batch-size 8
   --eval-batch-size 8 --epochs 4 --eval-every-epochs 2 --checkpoint.every-epochs 0.8
@@ -75,7 +76,7 @@ def test_its_log_has_the_terms_and_its_checkpoints_the_facts(whole):
   assert last["loss"] == pytest.approx(config.batch_size * terms, rel=1e-5)
   assert {metrics["count"] for metrics in result.metrics.values()} == {6}
   found = pst_jax.convert.read_weights(config.run_dir)
-  assert (found.metadata.task, found.metadata.model) == ("detection", "yolo11n-pst")
+  assert (found.metadata.task, found.metadata.model) == ("detection", shallow_networks.DETECTOR)
   assert found.metadata.class_names == tuple("0123456789")
   assert found.metadata.preprocessing["image_size"] == 64
   assert found.network().num_classes == 10
@@ -128,7 +129,7 @@ def test_it_is_planned(tmp_path, monkeypatch, capsys):
 
 def command(data_dir, run_dir) -> subprocess.Popen:
   environment = os.environ | {"XLA_FLAGS": STEP_FLAGS}
-  options = f"{TINY} --model.name {shallow_networks.DETECTOR} --data.data-dir {data_dir}"
+  options = f"{TINY} --data.data-dir {data_dir}"
   return subprocess.Popen(
     [sys.executable, PROGRAM, "train", *shlex.split(f"{options} --run-dir {run_dir}")],
     cwd=REPOSITORY,
@@ -180,7 +181,7 @@ def test_killed_three_times_across_the_closing_of_the_mosaic_it_ends_as_one_that
 def test_two_processes_train_and_evaluate_as_one(data_dir, tmp_path):
   options = (
     f"{TINY} --data.data-dir {data_dir} --model.dtype float64 --model.batch-norm-group-size 2 "
-    f"--epochs 1.2 --data.close-mosaic-epochs 0.6 --model.name {shallow_networks.DETECTOR}"
+    "--epochs 1.2 --data.close-mosaic-epochs 0.6"
   )
   found = []
   for count, devices in ((1, 2), (2, 1)):
