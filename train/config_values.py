@@ -89,13 +89,15 @@ def to_json(config: Config) -> str:
   return json.dumps({"task": config.task} | _as_dict(config), indent=2)
 
 
-def difference(old: Config, new: Config) -> list[str]:
-  """Lines "name: old -> new" of the fields that a resumed run may not change."""
+def difference(
+  old: Config, new: Config, may_differ: frozenset[str] = RESUME_MAY_CHANGE
+) -> list[str]:
+  """Lines "name: old -> new" of the fields that must not differ, by default in a resumed run."""
   before, after = _comparable(old), _comparable(new)
   return [
     f"{name}: {before.get(name)!r} -> {after.get(name)!r}"
     for name in {**before, **after}
-    if before.get(name) != after.get(name) and name not in RESUME_MAY_CHANGE
+    if before.get(name) != after.get(name) and name not in may_differ
   ]
 
 

@@ -91,6 +91,7 @@ def _evaluate(options: argparse.Namespace) -> None:
   import jax
 
   from train.evaluation import report, source
+  from train.processes.consistency import require_same_run
   from train.tasks import registry
 
   # What can be found out at once must not wait for the reading.
@@ -101,6 +102,7 @@ def _evaluate(options: argparse.Namespace) -> None:
   task = registry.find(config.task)
   files = outputs.files_of(task, config, options)
   dataset = source.open_data(weights, config)
+  require_same_run(config, dataset)
   totals, metrics = source.evaluate_weights(weights, config, dataset)
   if jax.process_index() == 0:
     subject = report.Subject(options.source, weights.metadata, config, task.columns)

@@ -9,8 +9,10 @@ from pst_jax.checkpoints.layout import saved_steps
 from pst_jax.checkpoints.read import flatten
 from pst_jax.convert import io
 from pst_jax.errors import UserError
+from pst_jax.processes import from_first
 from pst_jax.wording import mismatch
 from train.run.folder import RunFolder
+from train.schema import Config
 from train.setup import Setup
 
 
@@ -30,7 +32,7 @@ def initial_values(setup: Setup) -> tuple[dict[str, np.ndarray], list[str]]:
     UserError: there are no weights, or they are not of this kind of network.
   """
   config = setup.config
-  if not config.init_from or saved_steps(RunFolder(config.run_dir).checkpoints):
+  if not config.init_from or from_first(_is_resumed(config)):
     return {}, []
   source = io.read(config.init_from)
   metadata = source.metadata
@@ -65,6 +67,10 @@ def initial_values(setup: Setup) -> tuple[dict[str, np.ndarray], list[str]]:
     f"  new       {_counted(new, wanted)}",
     f"  not taken {_counted(left, pretrained)}",
   ]
+
+
+def _is_resumed(config: Config) -> bool:
+  return bool(saved_steps(RunFolder(config.run_dir).checkpoints))
 
 
 def _parts(leaves: dict) -> dict[str, dict[str, tuple]]:

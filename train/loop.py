@@ -18,7 +18,12 @@ from train.data import Dataset, train_batches
 from train.evaluation.evaluator import evaluate, top_k_notes
 from train.evaluation.report import described
 from train.init_from import initial_values
-from train.processes.consistency import barrier, require_same_folder, require_same_run
+from train.processes.consistency import (
+  barrier,
+  require_same_folder,
+  require_same_run,
+  require_same_weights,
+)
 from train.replicas import ReplicaCheck
 from train.run.checkpoints import Checkpoints
 from train.run.folder import RunFolder, open_run
@@ -69,6 +74,7 @@ def train(
   setup = make_setup(config, dataset.num_classes, dataset.num_train)
   # Before the folder is made: a mistake in init_from must not leave one behind.
   pretrained, report = initial_values(setup)
+  require_same_weights(pretrained, config.init_from)
   profiler = Profiler(config, setup.total_steps, RunFolder(config.run_dir).profile, enabled=is_main)
   with contextlib.ExitStack() as stack:
     folder = stack.enter_context(open_run(config, is_main))
@@ -148,8 +154,8 @@ def _steps(run: _Run, state: TrainState, first_step: int):
     log.advance(step)
     evaluation_due = setup.is_due(step, config.eval_every_epochs)
     stops = run.should_stop(step)
-    replicas.check(step, state)
     save_due = stops or setup.is_due(step, config.checkpoint.every_epochs)
+    replicas.check(step, state, is_saved=save_due)
     if step % config.log_every == 0 or evaluation_due or save_due:
       values = pending.check()
       if step % config.log_every == 0 or step == setup.total_steps:
@@ -227,7 +233,7 @@ def _flat(metrics):
 
 def _headline(setup, dataset, path, first_step):
   config = setup.config
-  is_finished = first_step == setup.total_steps
+  is_finished = first_step >= setup.total_steps
   start = f"finished at step {first_step}" if is_finished else f"goes on after step {first_step}"
   return (
     f"{config.model.name} on {config.data.dataset}: {dataset.num_train} training and "

@@ -272,18 +272,9 @@ class Config:
     return f"optim.schedule {self.optim.schedule} falls until the end of the run" if falls else None
 
 
-# Fields that change neither the result nor the record of a run, so that a resumed run may differ.
-RESUME_MAY_CHANGE = frozenset(
+# Fields that are about a process and its machine: those of one run may differ in them.
+PROCESSES_MAY_DIFFER = frozenset(
   {
-    # They change the rounding, as the number of devices does, for which they are chosen.
-    "accumulation_steps",
-    "eval_batch_size",
-    "fsdp",
-    "model.coarse_implementation",
-    "model.remat",
-    "model.remat_policy",
-    "data.space_to_depth",
-    # They change nothing.
     "run_dir",
     "loggers",
     "profile_steps",
@@ -292,8 +283,20 @@ RESUME_MAY_CHANGE = frozenset(
     "data.workers",
     "data.prefetch",
     "data.on_bad_image",
-    "checkpoint.keep_latest",
-    "checkpoint.read_back",
-    "check_replicas_every",
   }
 )
+# Fields that change neither the result nor the record of a run, so that a resumed run may differ.
+RESUME_MAY_CHANGE = PROCESSES_MAY_DIFFER | {
+  # They change the rounding, as the number of devices does, for which they are chosen.
+  "accumulation_steps",
+  "eval_batch_size",
+  "fsdp",
+  "model.coarse_implementation",
+  "model.remat",
+  "model.remat_policy",
+  "data.space_to_depth",
+  # They change nothing.
+  "checkpoint.keep_latest",
+  "checkpoint.read_back",
+  "check_replicas_every",
+}

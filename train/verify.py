@@ -52,9 +52,11 @@ def verify(run: str) -> None:
   if not verdicts:
     raise UserError(f"{folder.checkpoints}: there is no checkpoint yet: train the run first")
   if wrong:
+    others = "a run goes on from the newest of the others"
     raise UserError(
       f"{len(wrong)} of {len(verdicts)} checkpoints in {folder.checkpoints} cannot be used (of step"
-      f" {', '.join(wrong)}): a run goes on from the newest of the others"
+      f" {', '.join(wrong)}): "
+      + (others if len(wrong) < len(verdicts) else "restore the folder from a copy")
     )
 
 

@@ -1,5 +1,7 @@
 """Checks that all processes of a run agree; if they did not, they would wait for each other."""
 
+import hashlib
+
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
@@ -11,26 +13,50 @@ from train.config import from_json
 from train.config_values import difference, to_json
 from train.data import Dataset
 from train.run.folder import RunFolder
-from train.schema import Config
+from train.schema import PROCESSES_MAY_DIFFER, Config
 
 
 def require_same_run(config: Config, dataset: Dataset) -> None:
   """Compares config and data with those of process 0; all processes call it, before all else.
 
+  A field that changes no result may still change what the processes do together.
+
   Raises:
     UserError: this process was given another config, or other data.
   """
-  mine = {"config": to_json(config), "images": [dataset.num_train, dataset.num_eval]}
+  if jax.process_count() == 1:
+    return
+  mine = {"config": to_json(config), "images": _counts(dataset)}
   theirs, who = from_first(mine), f"process {jax.process_index()}"
-  if changed := difference(from_json(theirs["config"]), config):
+  if changed := difference(from_json(theirs["config"]), config, PROCESSES_MAY_DIFFER):
     raise UserError(
       f"{who} was given another config than process 0 ({'; '.join(changed)}): give all processes "
       "the same command but for --process-id"
     )
   if theirs["images"] != mine["images"]:
     raise UserError(
-      f"{who} finds {mine['images']} training and evaluation images in {config.data.dataset}, but "
-      f"process 0 finds {theirs['images']}: give all machines the same data"
+      f"{who} finds {mine['images']} training images, evaluation images and classes in "
+      f"{config.data.dataset}, but process 0 finds {theirs['images']}: give all machines the same "
+      "data"
+    )
+
+
+def require_same_weights(values: dict[str, np.ndarray], source: str) -> None:
+  """Compares weights, which each process has read itself, with those of process 0; all call it.
+
+  Raises:
+    UserError: this process has read others.
+  """
+  if jax.process_count() == 1:
+    return
+  digest = hashlib.sha256()
+  for name, value in sorted(values.items()):
+    digest.update(f"{name} {value.dtype} {value.shape}".encode())
+    digest.update(np.ascontiguousarray(value).data)
+  if from_first(digest.hexdigest()) != digest.hexdigest():
+    raise UserError(
+      f"process {jax.process_index()} finds other weights in {source} than process 0: give all "
+      "machines the same file"
     )
 
 
@@ -65,6 +91,11 @@ def barrier(mesh: Mesh) -> None:
   )
   sums = jax.jit(lambda x: (x.sum(), x.sum(0), x.sum(1)), out_shardings=tuple(placed[1:]))
   jax.block_until_ready(sums(ones))
+
+
+def _counts(dataset: Dataset) -> list[int]:
+  num_train = 0 if dataset.train is None else dataset.num_train
+  return [num_train, dataset.num_eval, dataset.num_classes]
 
 
 def _text(folder: RunFolder) -> str:

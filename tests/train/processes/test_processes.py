@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+from support import shallow_networks
 from support.run_processes import REPOSITORY, TINY, Run, flags_of, free_port, start
 from support.run_results import assert_close, bits, last_state, lines
 
@@ -121,6 +122,15 @@ def test_two_processes_evaluate_as_the_training_did(runs):
     "41",
   ]
   assert "top_k" not in second
+
+
+@pytest.mark.slow
+def test_processes_that_evaluate_something_else_are_told(runs):
+  program = f"{shallow_networks.__file__} train.evaluate {runs / 'two'}"
+  with start("", count=2, programs=[program, f"{program} --batch-size 5"]) as run:
+    (first, _, _), (second, _, err) = run.ends()
+  assert 0 not in (first, second)
+  assert "process 1 was given another config than process 0 (eval_batch_size: 16 -> 5)" in err
 
 
 # Ends without training: processes that join, and then one of them fails
