@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import math
 import os
 import secrets
 import shutil
@@ -216,7 +217,12 @@ def place(path: str | os.PathLike, option: str, schemes: tuple[str, ...] = ("gs"
   if buckets.is_url(path):
     return buckets.bucket_path(path, option, schemes)
   require_utf8(path, option)
-  return expand_home(path)
+  try:
+    return Path(path).expanduser()
+  except RuntimeError:
+    raise UserError(
+      f"{path} begins with a home folder that nobody knows: write the path out"
+    ) from None
 
 
 def require_utf8(path: str | os.PathLike, what: str) -> None:
@@ -225,20 +231,6 @@ def require_utf8(path: str | os.PathLike, what: str) -> None:
     os.fspath(path).encode()
   except UnicodeEncodeError:
     raise UserError(f"{what} is {str(path)!r}, which is no UTF-8: choose another name") from None
-
-
-def expand_home(path: str | os.PathLike) -> Path:
-  """The path with the home folder in the place of a `~` or `~name` at its beginning.
-
-  Raises:
-    UserError: there is no such user, or this one has no home folder.
-  """
-  try:
-    return Path(path).expanduser()
-  except RuntimeError:
-    raise UserError(
-      f"{path} begins with a home folder that nobody knows: write the path out"
-    ) from None
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -251,3 +243,8 @@ def parse_json(text: str | bytes) -> Any:
     return json.loads(text)
   except RecursionError:
     raise ValueError("it is nested too deeply") from None
+
+
+def finite_or_text(value: Any) -> Any:
+  """What JSON can hold of a value: NaN and infinities become texts."""
+  return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -5,12 +5,12 @@ is read of one is checked as the metadata of a file are.
 """
 
 import dataclasses
-import math
 import os
 
 from pst_jax.convert.formats.pickle_globals import printable
 from pst_jax.convert.metadata import SCHEMA_KEY, Metadata, Record
 from pst_jax.errors import UserError
+from pst_jax.files import finite_or_text
 
 _PLACES = ("run_dir", "data.data_dir")
 """Options that say where things lie on the machine that trained: they are not shared."""
@@ -26,13 +26,9 @@ def make(metadata: Metadata, record: Record) -> dict:
     "architecture": metadata.model,
     "num_classes": metadata.options["num_classes"],
     **metadata.to_block(),
-    "metrics": {name: _finite_or_text(value) for name, value in record.metrics.items()},
+    "metrics": {name: finite_or_text(value) for name, value in record.metrics.items()},
     "training_config": shared,
   }
-
-
-def _finite_or_text(value: float) -> float | str:
-  return value if math.isfinite(value) else str(value)
 
 
 def completed(metadata: Metadata, config: dict | None, source: str, model: str | None) -> Metadata:

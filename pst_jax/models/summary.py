@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict
 from jax.extend.core import Jaxpr, jaxprs_in_params
 
 from pst_jax.errors import UserError
+from pst_jax.wording import aligned
 
 UNIT = "GFLOPs per image: 2 x the multiply-adds of convolutions and matrix products"
 
@@ -59,13 +60,8 @@ class Summary:
       name = "  " * (len(path) - 1) + path[-1] if path else "all"
       share = f"{flops / max(self.flops, 1):.1%}"
       rows.append((name, f"{parameters:,}", f"{flops / 1e9:.3f}", share))
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     height, width = self.image_size
-    lines = [f"{UNIT}, image {height}x{width}"]
-    for name, *numbers in rows:
-      cells = [cell.rjust(w) for cell, w in zip(numbers, widths[1:], strict=True)]
-      lines.append("  ".join([name.ljust(widths[0]), *cells]))
-    return "\n".join(lines)
+    return f"{UNIT}, image {height}x{width}\n{aligned(rows)}"
 
 
 def summarize(

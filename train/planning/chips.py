@@ -8,6 +8,7 @@ https://cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus.
 """
 
 import dataclasses
+import math
 
 GIB = 2**30
 # Seconds of one hop between neighbours, however small the message:
@@ -47,6 +48,26 @@ class Chip:
   @property
   def source(self) -> str:
     return f"https://cloud.google.com/tpu/docs/{self.name}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+  """Chips of one kind that a program is compiled for."""
+
+  chip: Chip
+  sides: tuple[int, ...]  # of the grid, in chips
+
+  @property
+  def name(self) -> str:
+    return f"{self.chip.name}:{'x'.join(map(str, self.sides))}"
+
+  @property
+  def num_chips(self) -> int:
+    return math.prod(self.sides)
+
+  @property
+  def num_devices(self) -> int:
+    return self.num_chips * self.chip.devices
 
 
 @dataclasses.dataclass(frozen=True)

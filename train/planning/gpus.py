@@ -6,10 +6,9 @@ print for matrix products; the network is that of a DGX machine, one port a GPU.
 
 import contextlib
 import dataclasses
-import math
 
 from pst_jax.errors import UserError
-from train.planning.chips import GIB, HOP_LATENCY, Chip, Wires
+from train.planning.chips import GIB, HOP_LATENCY, Chip, Topology, Wires
 
 # JAX takes this part of the memory when it starts, and a program gets no more:
 # https://docs.jax.dev/en/latest/gpu_memory_allocation.html
@@ -56,11 +55,11 @@ GPUS = {chip.name: chip for chip in _ALL}
 
 
 @dataclasses.dataclass(frozen=True)
-class Machines:
-  """Machines of GPUs of one kind: NVLink and NVSwitch inside, a network between them."""
+class Machines(Topology):
+  """GPUs of one kind: NVLink and NVSwitch inside a machine, a network between machines.
 
-  chip: Gpu
-  sides: tuple[int, ...]  # (GPUs) of one machine, or (machines, GPUs of each)
+  The sides are (GPUs) of one machine, or (machines, GPUs of each).
+  """
 
   kind, chip_name, unit = "GPU", "GPU", "GPU"
   compiler, compiler_title = "jaxlib", "XLA for CPUs of jaxlib"
@@ -74,18 +73,6 @@ class Machines:
     f"usable memory is the {_PREALLOCATED:.0%} that JAX takes by default: more with, for example,",
     "XLA_PYTHON_CLIENT_MEM_FRACTION=0.92. Arguments and FLOPs are exact",
   )
-
-  @property
-  def name(self) -> str:
-    return f"{self.chip.name}:{'x'.join(map(str, self.sides))}"
-
-  @property
-  def num_chips(self) -> int:
-    return math.prod(self.sides)
-
-  @property
-  def num_devices(self) -> int:
-    return self.num_chips
 
   @property
   def links(self) -> str:

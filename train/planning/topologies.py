@@ -2,12 +2,11 @@
 
 import dataclasses
 import difflib
-import math
 import os
 
 from pst_jax.errors import UserError
 from pst_jax.install import how_to_install
-from train.planning.chips import CHIPS, HOP_LATENCY, Chip, Wires
+from train.planning.chips import CHIPS, HOP_LATENCY, Topology, Wires
 from train.planning.gpus import GPUS, Gpu, Machines
 
 # Without these libtpu asks a metadata server that only machines of Google Cloud have, and refuses
@@ -21,7 +20,7 @@ _ENVIRONMENT = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Slice:
+class Slice(Topology):
   """TPU chips of one kind, wired as a grid.
 
   Attributes:
@@ -33,24 +32,9 @@ class Slice:
     weaker: lines on the figures that are not the compiler's for these chips.
   """
 
-  chip: Chip
-  sides: tuple[int, ...]  # of the grid, in chips
-
   kind, chip_name, links = "TPU", "chip", "all links of a chip, 1 us a hop"
   bounds = ("compute", "memory", "interconnect")
   compiler, compiler_title, knows_memory, weaker = "libtpu", "libtpu", True, ()
-
-  @property
-  def name(self) -> str:
-    return f"{self.chip.name}:{'x'.join(map(str, self.sides))}"
-
-  @property
-  def num_chips(self) -> int:
-    return math.prod(self.sides)
-
-  @property
-  def num_devices(self) -> int:
-    return self.num_chips * self.chip.devices
 
   def is_ring(self, side: int) -> bool:
     """Whether a side closes to a ring: in a flat slice if it is 16 long, else if 4 divides all."""

@@ -14,7 +14,7 @@ from typing import Any
 from pst_jax.buckets import is_url
 from pst_jax.checkpoints import layout
 from pst_jax.errors import UserError
-from pst_jax.files import parse_json, write_output
+from pst_jax.files import finite_or_text, parse_json, write_output
 from pst_jax.overwrite import recover_file
 from train.run.spool import Spool
 
@@ -62,7 +62,7 @@ class MetricFiles:
     "inf" or "-inf" in the line.
     """
     values = {n: value.item() if hasattr(value, "item") else value for n, value in values.items()}
-    line = {"step": step} | {name: _finite_or_text(value) for name, value in values.items()}
+    line = {"step": step} | {name: finite_or_text(value) for name, value in values.items()}
     scalars = [
       {"tag": name, "simple_value": value}
       for name, value in values.items()
@@ -150,7 +150,3 @@ def _is_until(line: str, step: int) -> bool:
     return parse_json(line)["step"] <= step
   except (ValueError, TypeError, KeyError):
     return False
-
-
-def _finite_or_text(value: Any) -> Any:
-  return str(value) if isinstance(value, float) and not math.isfinite(value) else value
