@@ -16,6 +16,7 @@ CLASSIFIER, PST_CLASSIFIER, DETECTOR = "shallow", "shallow_pst", "shallow-pst"
 
 def install(set_item=dict.__setitem__) -> None:
   """Makes them known by their names; `set_item` may be that of a MonkeyPatch."""
+  from pst_jax.convert import names
   from pst_jax.layers import PST, ConvNorm
   from pst_jax.models import registry
   from pst_jax.models.detector import Detector
@@ -44,6 +45,9 @@ def install(set_item=dict.__setitem__) -> None:
     (DETECTOR, (ShallowDetector, {"family": "shallow"})),
   ):
     set_item(registry._NETWORKS, name, network)
+  layers = (r"^convs_(\d)/", r"model/\1/"), ("^fuse4/", "model/5/"), ("^fuse3/", "model/6/")
+  layout = *names._COMMON, *layers, ("^head/", "model/7/"), *names._DETECT, *names._NUMBERED_UNITS
+  set_item(names.LAYOUTS, "shallow", layout)
 
 
 if __name__ == "__main__":
