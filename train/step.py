@@ -97,7 +97,7 @@ def make_train_step(
       "grad_norm": optax.global_norm(grads),
       **{GROUP_NORM + name: norm for name, norm in groups.items()},
       "param_norm": optax.global_norm(params),
-      FINITE: jnp.stack([jnp.isfinite(each) for each in jax.tree.leaves(squares)]).astype(int),
+      FINITE: jnp.isfinite(jnp.stack(jax.tree.leaves(squares))).astype(int),
     }
     return TrainState(state.step + 1, **new, opt_state=opt_state, ema=ema), metrics
 

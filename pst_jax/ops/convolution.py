@@ -84,11 +84,14 @@ def _multiply_rows(x, kernel, strides):
 
 def _sum_of_taps(x, kernel):
   """Depthwise convolution of stride 1 as one multiply-add of a shifted map for each tap."""
-  side, (height, width) = kernel.shape[0], x.shape[1:3]
+  side, (height, width), dtype = kernel.shape[0], x.shape[1:3], x.dtype
+  # Each sum would be rounded, and XLA would make a program of each tap.
+  if dtype == jnp.bfloat16:
+    x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
   edge = (side // 2, side // 2)
   x = jnp.pad(x, ((0, 0), edge, edge, (0, 0)))
   taps = itertools.product(range(side), repeat=2)
-  return sum(x[:, i : i + height, j : j + width] * kernel[i, j, 0] for i, j in taps)
+  return sum(x[:, i : i + height, j : j + width] * kernel[i, j, 0] for i, j in taps).astype(dtype)
 
 
 @jax.custom_vjp

@@ -59,6 +59,12 @@ def test_convolution(size, strides, kernel):
   )
 
 
+def test_a_depthwise_sum_in_bfloat16_is_rounded_once():
+  x, kernel = (normal(*shape).astype(jnp.bfloat16) for shape in ((2, 8, 8, 6), (7, 7, 1, 6)))
+  exact = conv2d(x.astype(float), kernel.astype(float))
+  np.testing.assert_array_equal(jax.jit(conv2d)(x, kernel), exact.astype(jnp.bfloat16))
+
+
 @pytest.mark.parametrize("size", [(8, 8), (7, 9), (1, 2)])
 def test_max_pool(size):
   assert_equal_results(max_pool, _reduce_window, normal(2, *size, 3))

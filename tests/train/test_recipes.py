@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from support import shallow_networks
-from support.quick_jit import STEP_OPTIONS
+from support.quick_jit import OPTIONS
 
 import pst_jax
 from train.config import Config, load_file
@@ -104,7 +104,7 @@ def first_step():
     return known[config]
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(pst_jax, "compiler_options", lambda platform=None: STEP_OPTIONS)
+    patch.setattr(pst_jax, "compiler_options", lambda platform=None: OPTIONS)
     yield run
 
 
@@ -147,7 +147,7 @@ def test_its_step_trains_a_detector(name):
     "valid": np.arange(3) < np.array([[3], [0], [2], [1]]),
   }
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(pst_jax, "compiler_options", lambda platform=None: STEP_OPTIONS)
+    patch.setattr(pst_jax, "compiler_options", lambda platform=None: OPTIONS)
     setup = make_setup(config, num_classes=5, num_train=8, devices=jax.devices()[:1])
     start = jax.tree.map(functools.partial(filled, rng), setup.abstract_state)
     state, metrics = setup.train_step(start, put_batch(batch, setup.mesh))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support import shallow_networks
 from support.boxes_made import random_records, record
-from support.quick_jit import STEP_OPTIONS
+from support.quick_jit import OPTIONS
 from support.random_variables import random_variables
 
 import pst_jax
@@ -63,7 +63,7 @@ def dataset(config=CONFIG):
 @pytest.fixture(scope="module", autouse=True)
 def double_precision_and_quick_compilation():
   with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
-    patch.setattr(pst_jax, "compiler_options", lambda platform=None: STEP_OPTIONS)
+    patch.setattr(pst_jax, "compiler_options", lambda platform=None: OPTIONS)
     yield
 
 
@@ -114,7 +114,7 @@ def test_the_normaliser_is_the_sum_of_target_scores_of_the_whole_batch():
     lambda variables, images: setup.model.apply(
       variables, images, train=True, mutable=["batch_stats"]
     ),
-    compiler_options=STEP_OPTIONS,
+    compiler_options=OPTIONS,
   )(state.variables, images)
   losses = detection.loss(maps, targets)
   (metrics, _) = trained(1)[1]
