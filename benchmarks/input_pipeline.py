@@ -2,16 +2,18 @@
 
     python -m benchmarks.input_pipeline
     python -m benchmarks.input_pipeline --quick    # one round: is all in order?
+    python -m benchmarks.input_pipeline --photographs FOLDER
 
-Writes 512 JPEGs of about 500 x 375 pixels as a TFDS data set into a temporary folder, then reads it
-for training at 224 (random resized crop, mirroring) with 1 and 2 threads. The other side reads the
-same records and does torchvision's operations as Pillow calls (decode, convert, random box, crop,
-bilinear resize, mirror, array), one image after the other and in a pool of 2 threads. Where
-TensorFlow is installed (pip install tensorflow-cpu), tf.data does those of Flax's ImageNet example
-too: decoding of the random box alone, bicubic resize, mirroring; from records in memory. All also
-read what `train.prepare --short-side` makes of the same images, with 400 and 320 pixels. The sides
-take turns, and the best of the rounds counts, so that other work on the machine hurts both alike;
-images per second of CPU time hardly depend on other work at all.
+Writes 512 JPEGs of about 500 x 375 pixels as a TFDS data set into a temporary folder (painted, or
+parts of the JPEGs in FOLDER, made smaller), then reads it for training at 224 (random resized crop,
+mirroring) with 1 and 2 threads. The other side reads the same records and does torchvision's
+operations as Pillow calls (decode, convert, random box, crop, bilinear resize, mirror, array), one
+image after the other and in a pool of 2 threads. Where TensorFlow is installed (pip install
+tensorflow-cpu), tf.data does those of Flax's ImageNet example too: decoding of the random box
+alone, bicubic resize, mirroring; from records in memory. All also read what `train.prepare --short-
+side` makes of the same images, with 400 and 320 pixels. The sides take turns, and the best of the
+rounds counts, so that other work on the machine hurts both alike; images per second of CPU time
+hardly depend on other work at all.
 """
 
 import contextlib
@@ -20,7 +22,7 @@ import io
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from dataclasses import replace
 
@@ -42,7 +44,22 @@ ROUNDS = 5
 BATCHES_PER_ROUND = 8
 
 
-def write_photos(folder: pathlib.Path) -> None:
+def part_of(path: pathlib.Path, rng, height: int, width: int) -> bytes:
+  """A JPEG of that size: at least half of a photograph's height or width, wherever it lies."""
+  whole = Image.open(path).convert("RGB")
+  scale = rng.uniform(0.5, 1) * min(whole.height / height, whole.width / width)
+  left, top = (
+    rng.uniform(0, side - scale * new)
+    for side, new in ((whole.width, width), (whole.height, height))
+  )
+  box = (left, top, left + scale * width, top + scale * height)
+  part = whole.resize((width, height), Image.Resampling.LANCZOS, box, reducing_gap=3)
+  encoded = io.BytesIO()
+  part.save(encoded, "JPEG", quality=95)
+  return encoded.getvalue()
+
+
+def write_photos(folder: pathlib.Path, photographs: list[pathlib.Path]) -> None:
   """Photographs of ten classes, as a data set that training reads."""
   rng = np.random.default_rng(0)
   for split, count in (("train", NUM_IMAGES), ("test", 10)):
@@ -50,7 +67,10 @@ def write_photos(folder: pathlib.Path) -> None:
       path = folder / "source" / split / str(index % 10) / f"{index}.jpg"
       path.parent.mkdir(parents=True, exist_ok=True)
       width, height = rng.integers(480, 521), rng.integers(355, 396)
-      path.write_bytes(photograph(rng, height, width))
+      if photographs:
+        path.write_bytes(part_of(photographs[index % len(photographs)], rng, height, width))
+      else:
+        path.write_bytes(photograph(rng, height, width))
   place = ["--source", str(folder / "source"), "--name", "photos", "--data-dir", str(folder)]
   prepare.main(["folder", *place])
   for side in SHORT_SIDES:
@@ -110,15 +130,30 @@ def tf_data_batches(encoded: list[bytes], config: DataConfig, threads: int) -> I
   yield from examples.batch(BATCH).prefetch(1).with_options(options).as_numpy_iterator()
 
 
+class Repeated(Sequence):
+  """As many records as ImageNet's: Grain takes 110 us to shuffle one of 512, and 5 of a million."""
+
+  def __init__(self, records: Sequence):
+    self.records = records
+
+  def __len__(self) -> int:
+    return 1_281_167
+
+  def __getitem__(self, index: int):
+    return self.records[index % len(self.records)]
+
+
 def sides_of(name: str, config: DataConfig, pool: futures.Executor) -> dict[str, Callable]:
   """What is compared, by name, on one data set."""
   dataset = open_dataset(config)
   encoded = [dataset.train[index]["image"] for index in range(NUM_IMAGES)]
   print(f"{np.mean([len(image) for image in encoded]) / 1000:6.0f} kB each{name}")
 
+  repeated = replace(dataset, train=Repeated(dataset.train))
+
   def ours(threads: int) -> Iterator:
     threaded = replace(config, threads=threads)
-    return train_batches(dataset, threaded, seed=0, batch_size=BATCH, first_step=0)
+    return train_batches(repeated, threaded, seed=0, batch_size=BATCH, first_step=0)
 
   sides = {
     f"Pillow{name}, 1 thread": lambda: pillow_batches(dataset.train, config, map),
@@ -152,11 +187,15 @@ def main() -> None:
   parser = make_parser(__doc__)
   parser.add_argument("--rounds", type=int, default=ROUNDS, help="of which the best counts")
   parser.add_argument("--quick", action="store_true", help="one round")
+  parser.add_argument("--photographs", metavar="FOLDER", type=pathlib.Path, help="of JPEGs")
   options = parser.parse_args()
+  photographs = sorted(options.photographs.rglob("*.jpg")) if options.photographs else []
+  if options.photographs and not photographs:
+    parser.error(f"there is no .jpg below {options.photographs}")
   rounds = 1 if options.quick else options.rounds
   with tempfile.TemporaryDirectory() as folder, futures.ThreadPoolExecutor(2) as pool:
     with contextlib.redirect_stdout(io.StringIO()):
-      write_photos(pathlib.Path(folder))
+      write_photos(pathlib.Path(folder), photographs)
     print(f"{NUM_IMAGES} JPEGs, random resized crop to 224; on average")
     sides = {}
     for side in (None, *SHORT_SIDES):
