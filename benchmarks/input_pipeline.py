@@ -10,10 +10,10 @@ mirroring) with 1 and 2 threads. The other side reads the same records and does 
 operations as Pillow calls (decode, convert, random box, crop, bilinear resize, mirror, array), one
 image after the other and in a pool of 2 threads. Where TensorFlow is installed (pip install
 tensorflow-cpu), tf.data does those of Flax's ImageNet example too: decoding of the random box
-alone, bicubic resize, mirroring; from records in memory. All also read what `train.prepare --short-
-side` makes of the same images, with 400 and 320 pixels. The sides take turns, and the best of the
-rounds counts, so that other work on the machine hurts both alike; images per second of CPU time
-hardly depend on other work at all.
+alone, bicubic resize, mirroring; from records in memory. All also read what `train.prepare
+--short-side` makes of the same images, with 400 and 320 pixels. The sides take turns, and the best
+of the rounds counts, so that other work on the machine hurts both alike; images per second of CPU
+time hardly depend on other work at all.
 """
 
 import contextlib
