@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from pst_jax.files import sync_folder
+from pst_jax.presence import is_folder, is_there
 
 
 def replace_folder(temporary: Path, target: Path) -> None:
@@ -19,7 +20,7 @@ def replace_folder(temporary: Path, target: Path) -> None:
     OSError: it could not be renamed; `target` is as it was.
   """
   aside = _aside(target)
-  if not target.exists():
+  if not is_there(target):
     temporary.rename(target)
   elif _exchange(temporary, target):
     temporary.rename(aside)
@@ -37,7 +38,7 @@ def replace_folder(temporary: Path, target: Path) -> None:
 def recover_folder(target: Path) -> None:
   """Brings back, or deletes, what a process left that was killed in `replace_folder`."""
   aside = _aside(target) if target.name else None
-  if aside is None or not aside.is_dir():
+  if aside is None or not is_folder(aside):
     return
   if os.path.lexists(target):
     shutil.rmtree(aside, ignore_errors=True)

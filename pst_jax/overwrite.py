@@ -5,6 +5,8 @@ import errno
 import os
 from pathlib import Path
 
+from pst_jax.presence import is_file
+
 NO_RENAME = {errno.ENOSYS, errno.EOPNOTSUPP}
 """What a file system says that cannot rename."""
 
@@ -30,7 +32,7 @@ def recover_file(target: Path) -> None:
   with contextlib.suppress(OSError):
     # Half a note names no file: the target was not touched yet.
     temporary = target.with_name(_note(target).read_text() or target.name)
-    if temporary.is_file() and temporary != target:
+    if is_file(temporary) and temporary != target:
       _write(target, temporary.read_bytes())
       _note(target).unlink(missing_ok=True)
       temporary.unlink(missing_ok=True)
@@ -40,7 +42,7 @@ def recover_file(target: Path) -> None:
 
 def is_pending(target: Path) -> bool:
   """Whether `overwrite` did not come to its end."""
-  return _note(target).is_file()
+  return is_file(_note(target))
 
 
 def _note(target: Path) -> Path:

@@ -29,6 +29,7 @@ from pst_jax.buckets import filesystem, is_url, require_writable
 from pst_jax.errors import UserError
 from pst_jax.files import parse_json, place, require_space
 from pst_jax.overwrite import NO_RENAME
+from pst_jax.presence import is_folder, is_there
 
 Which = int | Literal["latest", "best"]
 
@@ -148,18 +149,18 @@ def absolute(directory: str | os.PathLike) -> pathlib.Path:
 
 def saved_steps(directory: pathlib.Path) -> list[int]:
   """Steps of the complete checkpoints, ascending; unfinished ones have other names."""
-  if not directory.is_dir():
+  if not is_folder(directory):
     return []
   return sorted(
     int(x.name)
     for x in directory.iterdir()
-    if is_step(x.name) and x.is_dir() and not is_unfinished(x)
+    if is_step(x.name) and is_folder(x) and not is_unfinished(x)
   )
 
 
 def is_unfinished(folder: pathlib.Path) -> bool:
   """Whether a save into this folder, under its own name, has not come to its end."""
-  return marker(folder).exists() and not (folder / COMMITTED).exists()
+  return is_there(marker(folder)) and not is_there(folder / COMMITTED)
 
 
 def marker(folder: pathlib.Path) -> pathlib.Path:
@@ -175,13 +176,13 @@ def is_step(name: str) -> bool:
 def remove_unfinished(directory: pathlib.Path) -> None:
   """Removes what a killed or failed save left, before the space on the disk is looked at."""
   for path in directory.glob("*.orbax-checkpoint-tmp*"):
-    if path.is_dir() and not path.is_symlink():
+    if is_folder(path) and not path.is_symlink():
       _remove(path)
     else:
       path.unlink()
   for path in directory.glob(f"*{UNFINISHED}"):
     folder = path.with_name(path.name.removesuffix(UNFINISHED))
-    if is_unfinished(folder) and folder.is_dir():
+    if is_unfinished(folder) and is_folder(folder):
       _remove(folder)
     path.unlink()
 

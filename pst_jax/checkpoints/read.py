@@ -21,6 +21,7 @@ from pst_jax.checkpoints import layout, quiet
 from pst_jax.checkpoints.checksum import checksums
 from pst_jax.checkpoints.layout import CorruptError, Identity, Which
 from pst_jax.errors import UserError
+from pst_jax.presence import is_folder
 from pst_jax.processes import from_first
 from pst_jax.wording import listed
 
@@ -76,7 +77,7 @@ def restore(
 
   def rejected():
     # Another run may save and delete meanwhile: what is gone was not corrupt.
-    there = from_first([step for step in tried if (directory / str(step)).is_dir()])
+    there = from_first([step for step in tried if is_folder(directory / str(step))])
     return {step: tried[step] for step in there}
 
   while steps != (steps := from_first(layout.steps_to_try(directory, step))):

@@ -21,6 +21,7 @@ from pst_jax.checkpoints import layout, quiet
 from pst_jax.checkpoints.checksum import checksums
 from pst_jax.checkpoints.read import flatten, kind
 from pst_jax.files import require_utf8, sync_folder
+from pst_jax.presence import is_folder
 from pst_jax.processes import from_first
 
 ITEMS = ("state", "record")
@@ -76,7 +77,7 @@ class CommittedPath(CommitFileTemporaryPath):
   @classmethod
   async def validate_final(cls, final_path) -> None:
     """Raises ValidationError for a folder that is not finished."""
-    if _is_unfinished(final_path) or not final_path.is_dir():
+    if _is_unfinished(final_path) or not is_folder(layout.absolute(final_path)):
       raise ValidationError(f"{final_path} is not finished")
 
 

@@ -13,6 +13,7 @@ from pst_jax.errors import UserError
 from pst_jax.files import lock, place, write_output
 from pst_jax.lease import lease
 from pst_jax.overwrite import recover_file
+from pst_jax.presence import is_file, is_there
 from train.config import from_json
 from train.config_values import difference, flatten, to_json
 from train.schema import RESUME_MAY_CHANGE, Config
@@ -56,7 +57,7 @@ class RunFolder:
     if is_url(self.path):
       return not is_absent(self.config)
     recover_file(self.config)
-    return self.config.is_file()
+    return is_file(self.config)
 
   def identity(self, config: Config) -> Identity:
     """What every checkpoint of the run must say of itself, once the run is open."""
@@ -67,7 +68,7 @@ class RunFolder:
       for name, value in flatten(config).items()
       if name not in free and not name.startswith("evals.")
     }
-    run = _text(self.run_id).strip() if self.run_id.is_file() else None
+    run = _text(self.run_id).strip() if is_file(self.run_id) else None
     return Identity(run, fixed)
 
 
@@ -106,7 +107,7 @@ def _prepare(folder: RunFolder, config: Config) -> None:
   write_output(folder.config, to_json(config).encode(), force=True)
   if not is_url(folder.run_id):
     recover_file(folder.run_id)
-  if not folder.run_id.exists():
+  if not is_there(folder.run_id):
     write_output(folder.run_id, f"{secrets.token_hex(16)}\n".encode())
 
 

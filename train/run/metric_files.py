@@ -16,6 +16,7 @@ from pst_jax.checkpoints import layout
 from pst_jax.errors import UserError
 from pst_jax.files import finite_or_text, parse_json, write_output
 from pst_jax.overwrite import recover_file
+from pst_jax.presence import is_there
 from train.run.spool import Spool
 
 _FLUSH_SECONDS = 10.0
@@ -137,7 +138,7 @@ def _explained(path: pathlib.Path) -> Iterator[None]:
 def _drop_after(path: pathlib.Path, step: int) -> None:
   """Rewrites the file, in one atomic move, without lines after a step and unreadable ones."""
   recover_file(path)
-  if not path.exists():
+  if not is_there(path):
     return
   text = path.read_text(errors="replace")
   kept = "".join(f"{line}\n" for line in text.splitlines() if _is_until(line, step))
