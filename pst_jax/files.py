@@ -110,8 +110,15 @@ def _rename_together(temporaries: list[Path], targets: list[Path]) -> None:
     raise
   for old in olds:
     old.unlink(missing_ok=True)
-  for folder in {target.parent for target in targets}:
-    sync_folder(folder)
+  try:
+    for folder in {target.parent for target in targets}:
+      sync_folder(folder)
+  except OSError as error:
+    names = " and ".join(map(str, targets))
+    raise UserError(
+      f"{names}: written, but the disk failed to keep the new names ({error.strerror}), and a power"
+      " failure may bring the old ones back: mend the disk, then write again"
+    ) from error
 
 
 def check_free(dest: str | os.PathLike, *, force: bool = False) -> None:

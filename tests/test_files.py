@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import os
 import pathlib
 import resource
@@ -32,6 +33,16 @@ def test_new_file_appears_at_the_end_of_the_block(tmp_path):
     assert not (tmp_path / "new").exists()
   assert (tmp_path / "new").read_bytes() == b"content"
   assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_name_that_the_disk_may_not_keep_is_told(existing, monkeypatch):
+  def failing(folder):
+    raise OSError(errno.EIO, "Input/output error", str(folder))
+
+  monkeypatch.setattr(files, "sync_folder", failing)
+  with pytest.raises(UserError, match="written, but the disk failed to keep the new names"):
+    files.write_output(existing, b"new", force=True)
+  assert existing.read_bytes() == b"new"
 
 
 def test_existing_file_is_kept(existing):

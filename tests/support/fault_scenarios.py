@@ -1,11 +1,14 @@
 """What faults hit: saves, restores, the folder of a run, files of weights."""
 
+import contextlib
 import functools
+import io
 import pathlib
 import shutil
 import tempfile
 from unittest import mock
 
+import cv2
 import numpy as np
 from support.faults import Scenario
 from support.saved_states import abstract, same_bits, small_state, steps_in
@@ -16,11 +19,14 @@ from pst_jax.convert.formats.orbax_folder import write_folder
 from pst_jax.convert.formats.safetensors_file import read_safetensors, write_safetensors
 from pst_jax.convert.metadata import Metadata
 from pst_jax.folders import recover_folder
-from train.config import Config
+from train import prepare
+from train.config import Config, DataConfig
 from train.config_values import to_json
+from train.data.bad_images import GoodRecords
 from train.run.checkpoints import Checkpoints
 from train.run.folder import RunFolder, open_run
 from train.run.metric_files import MetricFiles
+from train.tasks.classification.data import open_dataset
 
 STATES = {step: small_state(step, devices=1) for step in (1, 2, 3)}
 
@@ -156,6 +162,36 @@ def _folder_is_old_or_new(folder: pathlib.Path, said: str | None) -> None:
   assert left[-1:] == ["w"] and (len(left) == 1 or "Too many" in (said or "")), f"{left} stay"
 
 
+@functools.cache
+def _prepared() -> pathlib.Path:
+  _temporary.append(tempfile.TemporaryDirectory(prefix="faults"))
+  folder = pathlib.Path(_temporary[-1].name)
+  for split, count in (("train", 5), ("test", 2)):
+    for index in range(count):
+      path = folder / "source" / split / "ab"[index % 2] / f"{index}.png"
+      path.parent.mkdir(parents=True, exist_ok=True)
+      cv2.imwrite(str(path), np.full((4, 4, 3), index, np.uint8))
+  with contextlib.redirect_stdout(io.StringIO()):
+    source = str(folder / "source")
+    prepare.main(["folder", "--source", source, "--name", "five", "--data-dir", f"{folder}/data"])
+  return folder / "data"
+
+
+_pixels_read = []
+
+
+def _read_all(folder: pathlib.Path) -> None:
+  _pixels_read.clear()
+  config = DataConfig("five", data_dir=str(folder), eval_split="test", on_bad_image="skip")
+  records = GoodRecords(open_dataset(config).train, config)
+  _pixels_read.extend(int(records[index]["image"][0, 0, 0]) for index in range(5))
+
+
+def _read_whole_or_not(folder: pathlib.Path, said: str | None) -> None:
+  """A disk that fails is no damaged image, in whose place another one may stand."""
+  assert said or sorted(_pixels_read) == [0, 1, 2, 3, 4], f"read {_pixels_read}"
+
+
 SCENARIOS = {
   "save": Scenario(functools.partial(_with_steps, 1), _save, functools.partial(_saved_or_not, 2)),
   "save in place": Scenario(
@@ -174,6 +210,9 @@ SCENARIOS = {
   "restore": Scenario(functools.partial(_with_steps, 2), _restore_the_newest, _read_or_not),
   "new run": Scenario(lambda folder: folder.mkdir(), _start_run, functools.partial(_is_run, False)),
   "resumed run": Scenario(_resumable, _start_run, functools.partial(_is_run, True)),
+  "data set": Scenario(
+    lambda folder: shutil.copytree(_prepared(), folder), _read_all, _read_whole_or_not
+  ),
   "weights file": Scenario(
     functools.partial(_write_file, 1), functools.partial(_write_file, 2), _file_is_old_or_new
   ),

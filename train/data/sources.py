@@ -159,8 +159,8 @@ class TfdsRecords(Sequence):
       the record's name begins, for one that is not of this task.
 
   Raises (when a record is read):
-    BadImage: the record cannot be read.
-    UserError: `read` says so.
+    BadImage: the record is damaged.
+    UserError: the disk fails, which says nothing of the record; or `read` says so.
   """
 
   def __init__(self, source: Sequence, name: str, read: Callable[[dict], dict]):
@@ -184,6 +184,12 @@ class TfdsRecords(Sequence):
     except UserError as error:
       raise UserError(f"{name} {error}") from None
     except Exception as error:  # array_record, protobuf and TFDS each have their own kinds
+      # array_record says so of a call to the system: "pread() failed: Input/output error".
+      if isinstance(error, OSError) or "() failed: " in str(error):
+        raise UserError(
+          f"{name} cannot be read ({error}): mend the disk or its mount, then give the same command"
+          " again"
+        ) from error
       raise BadImage(f"{name} cannot be read ({type(error).__name__}: {error})") from error
 
 

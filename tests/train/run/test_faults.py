@@ -22,6 +22,7 @@ STRIDES = {
   "restore": 1,
   "new run": 1,
   "resumed run": 1,
+  "data set": 1,
   "weights folder": 5,
 }
 """Scenarios of `support.fault_scenarios`: every so many-th call fails."""
