@@ -14,6 +14,7 @@ from pst_jax.buckets import is_url
 from pst_jax.checkpoints import layout, quiet, read
 from pst_jax.checkpoints.layout import CorruptError, Identity
 from pst_jax.errors import UserError
+from pst_jax.presence import is_folder
 
 _GROUP_BYTES = 2**28
 """So much of a checkpoint is in memory at a time."""
@@ -47,7 +48,7 @@ def verify_all(directory: pathlib.Path, identity: Identity | None = None) -> Ite
       if verdict.problem:  # again, as it may be on its way out
         time.sleep(_PATIENCE_SECONDS)
         verdict = _verdict(directory, step, identity or Identity())
-      if (directory / str(step)).is_dir():
+      if is_folder(directory / str(step)):
         yield verdict
 
 

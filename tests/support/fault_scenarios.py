@@ -34,10 +34,15 @@ STATES = {step: small_state(step, devices=1) for step in (1, 2, 3)}
 _temporary = []
 
 
+def _new_folder() -> pathlib.Path:
+  """One that lasts as long as the process."""
+  _temporary.append(tempfile.TemporaryDirectory(prefix="faults"))
+  return pathlib.Path(_temporary[-1].name)
+
+
 @functools.cache
 def _template() -> pathlib.Path:
-  _temporary.append(tempfile.TemporaryDirectory(prefix="faults"))
-  folder = pathlib.Path(_temporary[0].name)
+  folder = _new_folder()
   for steps in ([1], [1, 2]):
     with Checkpoints(folder / str(len(steps)), keep_latest=9) as checkpoints:
       for step in steps:
@@ -164,8 +169,7 @@ def _folder_is_old_or_new(folder: pathlib.Path, said: str | None) -> None:
 
 @functools.cache
 def _prepared() -> pathlib.Path:
-  _temporary.append(tempfile.TemporaryDirectory(prefix="faults"))
-  folder = pathlib.Path(_temporary[-1].name)
+  folder = _new_folder()
   for split, count in (("train", 5), ("test", 2)):
     for index in range(count):
       path = folder / "source" / split / "ab"[index % 2] / f"{index}.png"

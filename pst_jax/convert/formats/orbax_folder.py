@@ -23,6 +23,7 @@ from pst_jax.convert.metadata import Metadata, Record
 from pst_jax.errors import UserError
 from pst_jax.files import place
 from pst_jax.folders import recover_folder, replace_folder
+from pst_jax.presence import is_file
 
 BLOCK = "weights"
 """The metadata block in a record's `extra`."""
@@ -56,7 +57,7 @@ def read_folder(
     }
 
   run_id = path / layout.RUN_ID
-  run = run_id.read_text().strip() if is_run and run_id.is_file() else None
+  run = run_id.read_text().strip() if is_run and is_file(run_id) else None
   restored = read.restore(directory, step, choose, Identity(run))
   if restored is None:
     raise UserError(f"{directory}: there is no checkpoint yet: train the run first")
