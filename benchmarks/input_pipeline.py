@@ -9,11 +9,11 @@ parts of the JPEGs in FOLDER, made smaller), then reads it for training at 224 (
 mirroring) with 1 and 2 threads. The other side reads the same records and does torchvision's
 operations as Pillow calls (decode, convert, random box, crop, bilinear resize, mirror, array), one
 image after the other and in a pool of 2 threads. Where TensorFlow is installed (pip install
-tensorflow-cpu), tf.data does those of Flax's ImageNet example too: decoding of the random box
-alone, bicubic resize, mirroring; from records in memory. All also read what `train.prepare
---short-side` makes of the same images, with 400 and 320 pixels. The sides take turns, and the best
-of the rounds counts, so that other work on the machine hurts both alike; images per second of CPU
-time hardly depend on other work at all.
+tensorflow-cpu), tf.data does those of Flax's ImageNet example too, from the same records in a
+TFRecord file: shuffling, decoding of the random box alone, bicubic resize, mirroring. All also read
+what `train.prepare --short-side` makes of the same images, with 400 and 320 pixels. The sides take
+turns, and the best of the rounds counts, so that other work on the machine hurts both alike; images
+per second of CPU time hardly depend on other work at all.
 """
 
 import contextlib
@@ -34,6 +34,7 @@ from train import prepare
 from train.config import DataConfig
 from train.data import train_batches
 from train.data.prepare.smaller import builder_config, full_name
+from train.data.sources import TfdsRecords
 from train.tasks.classification import crops as images
 from train.tasks.classification.data import open_dataset
 
@@ -100,13 +101,29 @@ def pillow_batches(records, config: DataConfig, map_: Callable) -> Iterator[np.n
       yield np.stack(list(map_(load, range(start, start + BATCH), seeds)))
 
 
-def tf_data_batches(encoded: list[bytes], config: DataConfig, threads: int) -> Iterator:
+def write_tf_records(path: pathlib.Path, records: TfdsRecords) -> str:
+  """The same examples, as tf.data reads them."""
+  import tensorflow as tf
+
+  with tf.io.TFRecordWriter(str(path)) as writer:
+    for index in range(NUM_IMAGES):
+      writer.write(records.source.data_source[index])
+  return str(path)
+
+
+def tf_data_batches(path: str, config: DataConfig, threads: int) -> Iterator:
   """The operations of Flax's ImageNet example for training, but for the normalisation."""
   import tensorflow as tf
 
   size = config.image_size
+  features = {
+    "image": tf.io.FixedLenFeature([], tf.string),
+    "label": tf.io.FixedLenFeature([], tf.int64),
+  }
 
-  def load(image, seed):
+  def load(record, seed):
+    example = tf.io.parse_single_example(record, features)
+    image = example["image"]
     top_left, crop, _ = tf.image.stateless_sample_distorted_bounding_box(
       tf.io.extract_jpeg_shape(image),
       tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
@@ -119,9 +136,9 @@ def tf_data_batches(encoded: list[bytes], config: DataConfig, threads: int) -> I
     window = tf.concat([top_left[:2], crop[:2]], axis=0)
     image = tf.io.decode_and_crop_jpeg(image, window, channels=3)
     image = tf.image.resize(image, (size, size), tf.image.ResizeMethod.BICUBIC)
-    return tf.image.stateless_random_flip_left_right(image, seed)
+    return tf.image.stateless_random_flip_left_right(image, seed), example["label"]
 
-  records = tf.data.Dataset.from_tensor_slices(encoded).repeat()
+  records = tf.data.TFRecordDataset(path).repeat().shuffle(16 * BATCH)
   seeds = tf.data.Dataset.random().batch(2, drop_remainder=True)
   examples = tf.data.Dataset.zip(records, seeds).map(load, num_parallel_calls=threads)
   options = tf.data.Options()
@@ -146,8 +163,8 @@ class Repeated(Sequence):
 def sides_of(name: str, config: DataConfig, pool: futures.Executor) -> dict[str, Callable]:
   """What is compared, by name, on one data set."""
   dataset = open_dataset(config)
-  encoded = [dataset.train[index]["image"] for index in range(NUM_IMAGES)]
-  print(f"{np.mean([len(image) for image in encoded]) / 1000:6.0f} kB each{name}")
+  sizes = [len(dataset.train[index]["image"]) for index in range(NUM_IMAGES)]
+  print(f"{np.mean(sizes) / 1000:6.0f} kB each{name}")
 
   repeated = replace(dataset, train=Repeated(dataset.train))
 
@@ -162,9 +179,10 @@ def sides_of(name: str, config: DataConfig, pool: futures.Executor) -> dict[str,
     f"this pipeline{name}, 2 threads": lambda: ours(2),
   }
   if importlib.util.find_spec("tensorflow"):
+    path = write_tf_records(pathlib.Path(config.data_dir) / f"{NUM_IMAGES}{name}", dataset.train)
     sides |= {
-      f"tf.data{name}, 1 thread": lambda: tf_data_batches(encoded, config, 1),
-      f"tf.data{name}, 2 threads": lambda: tf_data_batches(encoded, config, 2),
+      f"tf.data{name}, 1 thread": lambda: tf_data_batches(path, config, 1),
+      f"tf.data{name}, 2 threads": lambda: tf_data_batches(path, config, 2),
     }
   return sides
 

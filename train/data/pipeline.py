@@ -69,8 +69,8 @@ def train_batches(
     .seed(seed)
     .shuffle()
     .repeat()
-    .random_map(_with_its_generator)
-    .map_with_index(functools.partial(_training_example, dataset, config))
+    .map_with_index(_with_position)
+    .random_map(functools.partial(_training_example, dataset, config), seed=_map_seed(seed))
   )
   # A host's part is a run of neighbours in the stream, not a stride: the global batch keeps its
   # order, and BatchNorm groups their members, whatever the number of hosts.
@@ -126,17 +126,20 @@ def _host_batch(batch_size: int, host_count: int) -> int:
   return batch_size // host_count
 
 
-def _with_its_generator(index: int, rng: np.random.Generator):
-  """The index and a generator of its own: Grain takes back the one that it lends."""
-  bits = np.random.Philox(0)
-  bits.state = rng.bit_generator.state
-  return index, np.random.Generator(bits)
+def _map_seed(seed: int) -> int:
+  """Grain's own seed of a map that is the third operation after `seed`: runs began with that one."""
+  return int(np.random.SeedSequence((seed, 3)).generate_state(1)[0])
 
 
-def _training_example(dataset: Dataset, config: DataConfig, position: int, drawn) -> dict:
-  """The example of an index and its generator, and which damaged record was met."""
+def _with_position(position: int, index: int) -> tuple[int, int]:
+  return position, index
+
+
+def _training_example(dataset: Dataset, config: DataConfig, drawn, rng) -> dict:
+  """The example at (position, index), and which damaged record was met; the generator is lent."""
+  position, index = drawn
   records = GoodRecords(dataset.train, config)
-  example = dataset.training_example(records, drawn[0], position, drawn[1])
+  example = dataset.training_example(records, index, position, rng)
   if config.space_to_depth:
     example["image"] = to_blocks(example["image"])
   return example | {BAD: np.int64(records.bad)}

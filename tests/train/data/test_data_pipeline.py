@@ -71,6 +71,21 @@ def test_hosts_together_read_the_stream_of_one_host(tiny_config, host_count):
   assert_same(stream(tiny_config, host_count=host_count), stream(tiny_config))
 
 
+def test_a_run_goes_on_with_the_stream_of_earlier_versions(numbered):
+  """Place, image and random number of four examples, as commit 8d82857 drew them."""
+  dataset, config = numbered(23)
+  dataset = dataclasses.replace(
+    dataset,
+    training_example=lambda records, index, position, rng: {
+      "drawn": np.array([position, index, rng.integers(1000)])
+    },
+  )
+  batches = train_batches(dataset, config, seed=5, batch_size=4, first_step=6)
+  (batch,) = take(batches, 1)
+  expected = [[24, 6, 205], [25, 10, 52], [26, 5, 234], [27, 12, 717]]
+  np.testing.assert_array_equal(batch["drawn"], expected)
+
+
 @pytest.mark.parametrize(("first_step", "host_count"), [(1, 1), (4, 1), (3, 2)])
 def test_a_restart_goes_on_with_the_same_stream(tiny_config, first_step, host_count):
   resumed = stream(
