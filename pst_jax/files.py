@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, TextIO
 from pst_jax import buckets
 from pst_jax.errors import MissingFileError, UserError
 from pst_jax.overwrite import NO_RENAME, is_pending, overwrite, recover_file
+from pst_jax.presence import is_file, is_folder, is_there
 
 
 def existing_file(path: str | os.PathLike) -> Path:
@@ -25,10 +26,10 @@ def existing_file(path: str | os.PathLike) -> Path:
   """
   path = Path(path)
   recover_file(path)
-  if not path.exists():
+  if not is_there(path):
     raise MissingFileError(f"{path}: there is no such file; check the path")
-  if not path.is_file():
-    kind = "a directory" if path.is_dir() else "no regular file"
+  if not is_file(path):
+    kind = "a directory" if is_folder(path) else "no regular file"
     raise UserError(f"{path}: this is {kind}, where a file of weights was expected")
   if path.stat().st_size == 0:
     raise UserError(f"{path}: this file is empty, where weights were expected; get it again")
@@ -99,7 +100,7 @@ def _rename_together(temporaries: list[Path], targets: list[Path]) -> None:
   olds = {t.with_suffix(".old"): to for t, to in zip(temporaries, targets[:-1], strict=False)}
   try:
     for old, target in olds.items():
-      if target.exists():
+      if is_there(target):
         target.rename(old)
     for temporary, target in reversed(list(zip(temporaries, targets, strict=True))):
       os.replace(temporary, target)
@@ -127,12 +128,12 @@ def check_free(dest: str | os.PathLike, *, force: bool = False) -> None:
     buckets.check_free(dest, force=force)
     return
   target = Path(os.path.realpath(dest))
-  if not target.parent.is_dir():
+  if not is_folder(target.parent):
     raise UserError(f"{dest}: the folder {target.parent} does not exist; make it first")
-  if target.exists() and not target.is_file():
-    kind = "a directory" if target.is_dir() else "no regular file"
+  if is_there(target) and not is_file(target):
+    kind = "a directory" if is_folder(target) else "no regular file"
     raise UserError(f"{dest}: this is {kind}; give the name of a file to write")
-  if target.exists() and not force:
+  if is_there(target) and not force:
     raise UserError(f"{dest}: this file exists and is kept; choose another name or use --force")
 
 

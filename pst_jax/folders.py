@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from pst_jax.files import sync_folder
-from pst_jax.presence import is_folder, is_there
+from pst_jax.presence import is_folder, is_taken, is_there
 
 
 def replace_folder(temporary: Path, target: Path) -> None:
@@ -40,7 +40,7 @@ def recover_folder(target: Path) -> None:
   aside = _aside(target) if target.name else None
   if aside is None or not is_folder(aside):
     return
-  if os.path.lexists(target):
+  if is_taken(target):
     shutil.rmtree(aside, ignore_errors=True)
   else:
     aside.rename(target)

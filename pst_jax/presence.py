@@ -26,8 +26,13 @@ def is_folder(path: Path) -> bool:
   return path.is_dir() if is_url(path) else stat.S_ISDIR(_mode(path))
 
 
-def _mode(path):
+def is_taken(path: Path) -> bool:
+  """Whether the name is in use, be it by a link to nothing; raises OSError."""
+  return path.exists() if is_url(path) else bool(_mode(path, follow_symlinks=False))
+
+
+def _mode(path, **options):
   try:
-    return os.stat(path).st_mode
+    return os.stat(path, **options).st_mode
   except (FileNotFoundError, NotADirectoryError):
     return 0

@@ -7,6 +7,8 @@ import pathlib
 import pytest
 
 from pst_jax.checkpoints.layout import is_unfinished, marker, saved_steps
+from pst_jax.convert.formats.orbax_folder import check_folder
+from pst_jax.files import check_free, existing_file
 from pst_jax.overwrite import is_pending
 from pst_jax.presence import is_file, is_folder, is_there
 from train.run.folder import RunFolder
@@ -15,6 +17,9 @@ LOOKS = {
   "saved steps": lambda folder: saved_steps(folder / "checkpoints"),
   "a checkpoint": lambda folder: is_unfinished(folder / "checkpoints" / "7"),
   "the config": lambda folder: RunFolder(folder).has_config(),
+  "a file of weights": lambda folder: existing_file(folder / "config.json"),
+  "a file to write": lambda folder: check_free(folder / "config.json"),
+  "a folder to write": lambda folder: check_folder(folder / "checkpoints"),
   "a file half written": lambda folder: is_pending(folder / "config.json"),
 }
 

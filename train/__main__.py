@@ -74,6 +74,7 @@ def _on_disk(run_dir):
 def _load(source: str):
   """The config of a config file, or of a run in its own folder."""
   from pst_jax.buckets import is_url
+  from pst_jax.presence import is_there
   from train.config import load_file
   from train.run.folder import RunFolder
 
@@ -81,7 +82,7 @@ def _load(source: str):
     return dataclasses.replace(RunFolder(source).read_config(), run_dir=source)
   path = pathlib.Path(source)
   path = path.parent if path.name == "config.json" else path
-  if not (path / "config.json").exists():
+  if not is_there(path / "config.json"):
     return load_file(source)
   # It may have been moved since.
   return dataclasses.replace(RunFolder(path).read_config(), run_dir=str(path))

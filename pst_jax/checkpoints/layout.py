@@ -29,7 +29,7 @@ from pst_jax.buckets import filesystem, is_url, require_writable
 from pst_jax.errors import UserError
 from pst_jax.files import parse_json, place, require_space
 from pst_jax.overwrite import NO_RENAME
-from pst_jax.presence import is_folder, is_there
+from pst_jax.presence import is_folder, is_taken, is_there
 
 Which = int | Literal["latest", "best"]
 
@@ -194,8 +194,8 @@ def _remove(folder: pathlib.Path) -> None:
 def set_aside(directory: pathlib.Path, step: int) -> None:
   """Moves a checkpoint to `damaged/`, so that its step can be saved again, or raises UserError."""
   asides = _numbered(directory, ASIDE)
-  aside = next(path for path in asides if path.is_dir() or not _is_taken(path))
-  target = next(path for path in _numbered(aside, str(step)) if not _is_taken(path))
+  aside = next(path for path in asides if is_folder(path) or not is_taken(path))
+  target = next(path for path in _numbered(aside, str(step)) if not is_taken(path))
   try:
     aside.mkdir(exist_ok=True)  # in a bucket it does nothing
     move_folder(directory / str(step), target)
@@ -204,10 +204,6 @@ def set_aside(directory: pathlib.Path, step: int) -> None:
       f"The checkpoint {directory / str(step)} cannot be used, and cannot be moved to {target} "
       f"({error.strerror}): move or delete it, then give the same command again."
     ) from error
-
-
-def _is_taken(path: pathlib.Path) -> bool:
-  return path.exists() if is_url(path) else os.path.lexists(path)
 
 
 def move_folder(folder: pathlib.Path, target: pathlib.Path) -> None:

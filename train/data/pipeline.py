@@ -127,7 +127,7 @@ def _host_batch(batch_size: int, host_count: int) -> int:
 
 
 def _map_seed(seed: int) -> int:
-  """Grain's own seed of a map that is the third operation after `seed`: runs began with that one."""
+  """The seed that Grain gives the third operation after `seed`: runs have always drawn with it."""
   return int(np.random.SeedSequence((seed, 3)).generate_state(1)[0])
 
 

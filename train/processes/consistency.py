@@ -8,6 +8,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from pst_jax.errors import UserError
+from pst_jax.presence import is_there
 from pst_jax.processes import from_first
 from train.config import from_json
 from train.config_values import difference, to_json
@@ -101,4 +102,4 @@ def _counts(dataset: Dataset) -> list[int]:
 
 
 def _text(folder: RunFolder) -> str:
-  return folder.lock.read_text() if folder.lock.exists() else ""
+  return folder.lock.read_text() if is_there(folder.lock) else ""

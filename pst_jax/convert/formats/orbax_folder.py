@@ -23,7 +23,7 @@ from pst_jax.convert.metadata import Metadata, Record
 from pst_jax.errors import UserError
 from pst_jax.files import place
 from pst_jax.folders import recover_folder, replace_folder
-from pst_jax.presence import is_file
+from pst_jax.presence import is_file, is_folder, is_taken
 
 BLOCK = "weights"
 """The metadata block in a record's `extra`."""
@@ -137,10 +137,10 @@ def check_folder(path: str | os.PathLike, *, force: bool = False) -> None:
         "delete it first, or choose another name"
       )
     return
-  if not target.parent.is_dir():
+  if not is_folder(target.parent):
     raise UserError(f"{path}: the folder {target.parent} does not exist; make it first")
   recover_folder(target)
-  if not os.path.lexists(target):
+  if not is_taken(target):
     return
   if not _is_weights_folder(target):
     raise UserError(
@@ -158,7 +158,7 @@ def write_folder(
   target = _target(path)
   temporary = target.with_name(f".{target.name}-{secrets.token_hex(8)}.tmp")
   if not layout.can_rename(target.parent):
-    if target.exists():
+    if is_taken(target):
       raise UserError(
         f"{path}: folders cannot be renamed here, so this one cannot be replaced in one step: "
         "delete it first, or choose another name"
