@@ -3,13 +3,13 @@
 import functools
 import sys
 
-import jax
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 from support import golden_values
 from support.fill import fill, image
+from support.quick_jit import quick_jit
 
 import pst_jax
 from pst_jax import detection
@@ -40,7 +40,7 @@ def flax_logits(name, top_k):
   model = pst_jax.create_model(name, top_k=top_k, **SMALL)
   variables = pst_jax.convert.from_torch(model, network(name)[1])
   # Compiled for one call: XLA's optimisations would take longer than they save.
-  apply = jax.jit(model.apply, compiler_options={"xla_backend_optimization_level": 0})
+  apply = quick_jit(model.apply)
   return np.asarray(apply(variables, golden_values.nhwc(images(name))))
 
 
@@ -142,7 +142,7 @@ def test_the_onnx_file_of_a_detector_has_flax_boxes_and_scores(name, top_k, tmp_
   model = pst_jax.create_model(name, top_k=top_k, **options)
   state_dict = {entry: value.numpy() for entry, value in twin.state_dict().items()}
   pictures = image("export", (3, 3, 64, 96))
-  maps = jax.jit(model.apply)(
+  maps = quick_jit(model.apply)(
     pst_jax.convert.from_torch(model, state_dict), golden_values.nhwc(pictures)
   )
   boxes, scores = (np.asarray(each) for each in detection.decode(maps))

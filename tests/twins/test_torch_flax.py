@@ -9,6 +9,7 @@ import pytest
 import torch
 from support import golden_values
 from support.fill import fill, image
+from support.quick_jit import quick_jit
 
 import pst_jax
 import pst_jax.torch
@@ -62,7 +63,7 @@ def test_logits_agree_on_odd_images(name, top_k, options):
   images = image("odd", (2, 3, 65, 49))
   with torch.no_grad():
     expected = twin.eval()(torch.from_numpy(images))
-  logits = jax.jit(model.apply)(variables, golden_values.nhwc(images))
+  logits = quick_jit(model.apply)(variables, golden_values.nhwc(images))
   assert golden_values.difference(logits, expected) <= 1e-4
 
 
@@ -73,7 +74,7 @@ def fine_training_step():
   logits = twin.train()(torch.from_numpy(images))
   torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels)).backward()
 
-  @jax.jit
+  @quick_jit
   @functools.partial(jax.value_and_grad, has_aux=True)
   def step(params):
     logits, updates = model.apply(
@@ -120,7 +121,7 @@ def test_maps_and_boxes_of_detectors_agree(name, top_k):
   with torch.no_grad():
     expected = twin.eval()(torch.from_numpy(images))
     decoded = twin.decode(expected).numpy()
-  maps = jax.jit(model.apply)(variables, golden_values.nhwc(images))
+  maps = quick_jit(model.apply)(variables, golden_values.nhwc(images))
   for level, other in zip(maps, expected, strict=True):
     assert golden_values.difference(level, golden_values.nhwc(other.numpy())) <= 5e-4
   boxes, scores = detection.decode(maps)
@@ -136,7 +137,7 @@ def test_detectors_start_as_their_twins_do(name):
     torch.manual_seed(0)
     twin = pst_jax.torch.create_model(name, **DETECTOR).state_dict()
   model = pst_jax.create_model(name, **DETECTOR)
-  variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+  variables = quick_jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
   for entry, value in pst_jax.convert.to_torch(model, variables).items():
     other = twin[entry].double().numpy()
     error = 5 * other.std() / np.sqrt(other.size)  # of the mean of so few draws
