@@ -154,13 +154,14 @@ def is_turned(encoded: bytes) -> bool | None:
 
 
 def _is_jpeg_turned(data: bytes) -> bool | None:
-  turned = False
+  turned = []
   for marker, position in _jpeg_segments(data):
-    if marker in _JPEG_FRAMES:
-      return turned
+    if marker in _JPEG_ENDS:
+      # Which one of several counts is the decoder's choice.
+      return None if len(turned) > 1 else turned == [True]
     if marker == 0xE1 and data[position + 2 : position + 8] == b"Exif\0\0":
       (length,) = struct.unpack_from(">H", data, position)
-      turned = _exif_orientation(data[position + 8 : position + length]) >= 5
+      turned.append(5 <= _exif_orientation(data[position + 8 : position + length]) <= 8)
   return None
 
 
@@ -181,8 +182,8 @@ def _is_png_turned(data: bytes) -> bool | None:
   position = 8
   while True:
     length, kind = struct.unpack_from(">I4s", data, position)
-    if kind in (b"eXIf", b"IDAT"):
-      return False if kind == b"IDAT" else None
+    if kind in (b"eXIf", b"IEND"):  # the tags may also stand behind the pixels
+      return False if kind == b"IEND" else None
     position += length + 12
 
 

@@ -30,7 +30,7 @@ class Letterbox(NamedTuple):
 def letterbox_geometry(height: int, width: int, size: tuple[int, int]) -> Letterbox:
   """Fits an image of height x width into `size` (height, width); a smaller one is resized up."""
   ratio = min(size[0] / height, size[1] / width)
-  new_height, new_width = round(height * ratio), round(width * ratio)
+  new_height, new_width = max(1, round(height * ratio)), max(1, round(width * ratio))
   spare_height, spare_width = size[0] - new_height, size[1] - new_width
   # A tenth of a pixel, so that halves round to the same side always.
   return Letterbox(
@@ -73,16 +73,20 @@ def evaluation_geometry(height: int, width: int, size: int) -> Letterbox:
 
 
 def map_back(
-  boxes: Boxes, scale: float, pad: tuple[float, float], height: int, width: int
+  boxes: Boxes,
+  scale: float | tuple[float, float],
+  pad: tuple[float, float],
+  height: int,
+  width: int,
 ) -> Boxes:
   """Boxes on a letterboxed image as boxes on the image itself, cut at its edges.
 
   Args:
     boxes: x1, y1, x2, y2 in pixels of the letterboxed image.
-    scale: pixels of the letterboxed image for one pixel of the image.
+    scale: pixels of the letterboxed image for one pixel of the image, along x and y: the short
+      side is rounded to whole pixels, so that they differ.
     pad: grey pixels on the left and at the top.
     height, width: of the image.
   """
-  left, top = pad
-  moved = (np.asarray(boxes) - np.array([left, top, left, top])) / scale
+  moved = (np.asarray(boxes) - np.tile(pad, 2)) / np.tile(np.broadcast_to(scale, 2), 2)
   return np.clip(moved, 0, np.array([width, height, width, height], moved.dtype))

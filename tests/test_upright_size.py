@@ -56,3 +56,26 @@ def test_an_image_of_too_many_pixels_is_refused_by_its_header():
   content[16:24] = (2**15).to_bytes(4, "big") * 2
   with pytest.raises(ValueError, match="32768 x 32768 pixels"):
     decode_upright(bytes(content))
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_orientation_that_is_none_turns_nothing(orientation):
+  content = encoded("JPEG", orientation)
+  assert upright_size(content) == decode_upright(content).shape[:2]
+
+
+def test_of_two_orientations_the_one_that_decoding_follows_counts():
+  first, second = encoded("JPEG", 6), encoded("JPEG", 1)
+  start = second.index(b"\xff\xe1")
+  end = start + 2 + int.from_bytes(second[start + 2 : start + 4], "big")
+  content = first[:2] + second[start:end] + first[2:]
+  assert upright_size(content) == decode_upright(content).shape[:2]
+
+
+def test_an_orientation_behind_the_pixels_of_a_png_counts_too():
+  content = encoded("PNG", 6)
+  start = content.index(b"eXIf") - 4
+  end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+  at = content.index(b"IEND") - 4
+  content = content[:start] + content[end:at] + content[start:end] + content[at:]
+  assert upright_size(content) == decode_upright(content).shape[:2]

@@ -295,7 +295,8 @@ RESUME_MAY_CHANGE = PROCESSES_MAY_DIFFER | {
   "model.remat",
   "model.remat_policy",
   "data.space_to_depth",
-  # They change nothing.
+  # They change nothing: rows without a box count for nothing, and too few rows end a run.
+  "data.max_boxes",
   "checkpoint.keep_latest",
   "checkpoint.read_back",
   "check_replicas_every",

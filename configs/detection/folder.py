@@ -2,7 +2,8 @@
 
 Command    python -m train configs/detection/folder.py --data.dataset NAME \
              --data.data-dir DIR --init-from WEIGHTS
-Data       NAME, prepared by `python -m train.prepare coco`, `yolo` or `voc` in DIR
+Data       NAME, prepared by `python -m train.prepare coco`, `yolo` or `voc` in DIR; without a
+           split `test`: --data.eval-split validation
 Weights    a run folder, a .pt, .pth or .safetensors of the same network; the branch of the classes
            is new where their number differs. From nothing: --init-from "" and more epochs
 Hardware   any; a GPU of 8 GB, or two CPU cores with --data.image-size 320 and patience

@@ -93,8 +93,8 @@ class Boxes:
     height, width = prepared.picture.shape[:2]
     boxes = np.array([each.box for each in found]).reshape(-1, 4)
     place = prepared.place
-    pad = place.left, place.top
-    moved = letterbox.map_back(boxes, place.height / height, pad, height, width)
+    scale, pad = (place.width / width, place.height / height), (place.left, place.top)
+    moved = letterbox.map_back(boxes, scale, pad, height, width)
     return [each._replace(box=tuple(box)) for each, box in zip(found, moved.tolist(), strict=True)]
 
   def lines(self, found: list[Detection]):

@@ -65,7 +65,8 @@ def _candidates(boxes, scores, threshold, multi_label):
     values = scores.reshape(-1)
   else:
     values, classes = jnp.max(scores, axis=-1), jnp.argmax(scores, axis=-1)
-  values = jnp.where(values > threshold, values, -jnp.inf)
+  # NaN stays, and comes first: a broken network must not look like one that finds nothing.
+  values = jnp.where(values <= threshold, -jnp.inf, values)
   values, index = jax.lax.top_k(values, min(MAX_CANDIDATES, values.shape[0]))
   if multi_label:
     return boxes[index // num_classes], values, index % num_classes
@@ -83,7 +84,7 @@ def _suppress(boxes, scores, classes, iou_threshold, max_detections, class_agnos
     left = left & ~beaten & (jnp.arange(len(left)) != chosen)
     return left, (chosen, found)
 
-  _, (chosen, valid) = jax.lax.scan(keep_next, scores > -jnp.inf, length=max_detections)
+  _, (chosen, valid) = jax.lax.scan(keep_next, scores != -jnp.inf, length=max_detections)
   return Found(
     jnp.where(valid[:, None], boxes[chosen], 0),
     jnp.where(valid, scores[chosen], 0),

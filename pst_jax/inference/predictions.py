@@ -58,7 +58,13 @@ def likeliest(
 
 
 def detections(found: Found, names: Sequence[str] | None) -> list[Detection]:
-  """The boxes of one image that are valid, in falling score; its arrays have no batch axis."""
+  """The boxes of one image that are valid, in falling score; its arrays have no batch axis.
+
+  Raises:
+    UserError: a box or score is NaN or infinite.
+  """
+  if not (np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()):
+    raise UserError("the boxes hold NaN or infinity: the weights or their metadata are damaged")
   return [
     Detection(int(label), None if names is None else names[label], float(score), tuple(box))
     for box, score, label, is_valid in zip(found.boxes.tolist(), *found[1:], strict=True)

@@ -18,10 +18,12 @@ from pst_jax import detection
 from pst_jax.commands import predict as command
 from pst_jax.commands.answers import Boxes
 from pst_jax.convert import Metadata
+from pst_jax.errors import UserError
 from pst_jax.inference.class_names import class_names
 from pst_jax.inference.classifier import Classifier
 from pst_jax.inference.detector import Detector
 from pst_jax.inference.overlay import PANEL
+from pst_jax.inference.predictions import Detection, detections
 from pst_jax.inference.stablehlo import export_predictor
 
 NAMES = ("ant", "bee", "cat")
@@ -125,6 +127,23 @@ def test_boxes_are_told_in_pixels_of_the_picture(folder, predicted):
     assert [each["name"] for each in found] == [NAMES[each["index"]] for each in found]
     scores = [each["score"] for each in found]
     np.testing.assert_allclose(scores, wanted.scores[i, :count], atol=1e-5)
+
+
+def test_a_box_at_the_edges_of_a_picture_with_a_rounded_side_stays_there():
+  picture = cv2.imencode(".png", np.zeros((7, 100, 3), np.uint8))[1].tobytes()
+  prepared = Boxes().prepare(picture, {"image_size": 64})
+  place = prepared.place
+  edges = (0.0, float(place.top), 64.0, float(place.top + place.height))
+  (found,) = Boxes().on_picture([Detection(0, None, 0.9, edges)], prepared)
+  np.testing.assert_allclose(found.box, [0, 0, 100, 7])
+
+
+def test_boxes_that_are_no_numbers_are_damage_and_not_an_empty_picture():
+  boxes, scores = np.zeros((1, 5, 4), np.float32), np.full((1, 5, 2), np.nan, np.float32)
+  batch = detection.non_max_suppression(boxes, scores)
+  found = jax.tree.map(lambda each: np.asarray(each)[0], batch)
+  with pytest.raises(UserError, match="the boxes hold NaN or infinity"):
+    detections(found, None)
 
 
 def test_the_table_has_a_row_for_every_box(predicted):

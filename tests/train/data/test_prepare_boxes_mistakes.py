@@ -59,6 +59,73 @@ def test_a_bad_box_is_counted_and_left_out(form, kind, change, tmp_path, capsys)
   assert f"1 {kind}, such as" in capsys.readouterr().out
 
 
+def test_one_of_each_kind_is_named(tmp_path):
+  root = box_files.write_coco(tmp_path / "source", change_box(bbox=[5, 5, 0, 4]))
+  (root / "images" / "2.jpg").unlink()
+  with pytest.raises(UserError) as refused:
+    prepare("coco", root, tmp_path)
+  assert "missing images (1), such as 2.jpg" in str(refused.value)
+  assert "boxes without area (1), such as " in str(refused.value)
+
+
+def test_two_images_of_one_id_are_refused_also_when_skipping(tmp_path):
+  """Nobody can tell whose boxes are whose."""
+  root = box_files.write_coco(
+    tmp_path / "source", lambda content: content["images"][2].update(id=1001)
+  )
+  with pytest.raises(UserError, match=r"two images of the id 1001, 1.jpg and 2.jpg"):
+    prepare("coco", root, tmp_path, "--on-bad-box", "skip")
+
+
+@pytest.mark.parametrize("outline", [[0] * 8, [70, 5, 90, 5, 80, 9]])
+def test_an_outline_of_no_area_is_none(outline, tmp_path):
+  """Some programs write zeros where they have no outline; the box is what is trained on."""
+  root = box_files.write_coco(tmp_path / "source", change_box(segmentation=[outline]))
+  prepare("coco", root, tmp_path)
+  assert read(tmp_path)[3]["polygons"][-1] == ()
+
+
+@pytest.mark.parametrize(("written", "crowd"), [("0", False), ("1", True), (None, False)])
+def test_a_crowd_is_told_from_what_programs_write(written, crowd, tmp_path):
+  root = box_files.write_coco(tmp_path / "source", change_box(iscrowd=written))
+  prepare("coco", root, tmp_path)
+  assert read(tmp_path)[3]["crowd"].tolist() == [False, False, crowd]
+
+
+def test_names_with_blanks_are_read_from_the_lists_of_voc(tmp_path):
+  root = box_files.write_voc(tmp_path / "source")
+  for path in (root / "JPEGImages" / "2.jpg", root / "Annotations" / "2.xml"):
+    path.rename(path.with_stem("2. my cat"))
+  (root / "ImageSets" / "Main" / "train.txt").write_text("0\n1  1\n2. my cat\n3 -1\n")
+  prepare("voc", root, tmp_path)
+  assert in_pixels(read(tmp_path)[2]) == box_files.boxes_of(2)
+
+
+@pytest.mark.parametrize("form", ["yolo", "voc"])
+def test_texts_that_windows_wrote_are_read(form, tmp_path):
+  root = WRITERS[form](tmp_path / "source")
+  for path in root.rglob("*.txt"):
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+  prepare(form, root, tmp_path)
+  assert in_pixels(read(tmp_path)[3]) == box_files.boxes_of(3)
+
+
+def test_a_class_whose_name_cannot_be_written_is_refused(tmp_path):
+  root = box_files.write_coco(
+    tmp_path / "source", lambda content: content["categories"][0].update(name="\ud800")
+  )
+  with pytest.raises(UserError, match="UTF-8"):
+    prepare("coco", root, tmp_path)
+
+
+def test_key_points_are_refused(tmp_path):
+  root = box_files.write_yolo(tmp_path / "source")
+  with open(root / "data.yaml", "a") as file:
+    file.write("kpt_shape: [4, 2]\n")
+  with pytest.raises(UserError, match="key points are not read"):
+    prepare("yolo", root, tmp_path)
+
+
 def test_a_class_that_training_does_not_have_is_unknown_in_voc(tmp_path):
   root = box_files.write_voc(tmp_path / "source")
   xml = root / "Annotations" / "5.xml"
@@ -209,6 +276,8 @@ def test_an_outline_of_yolo_has_its_extent_as_box(tmp_path):
   record = read(tmp_path)[3]
   assert in_pixels(record)[-1] == (0, 6.0, 4.0, 30.0, 24.0)
   assert record["polygons"][-1][0].shape == (3, 2)
+  # Of the triangle, and not of its box of 480 pixels.
+  assert record["area"][-1] == pytest.approx(216, rel=1e-3)
 
 
 @pytest.mark.parametrize("missing", ["Annotations", "JPEGImages"])

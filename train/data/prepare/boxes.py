@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from pst_jax.errors import ImageError, UserError
 from pst_jax.preprocessing import upright_size
-from train.data.prepare.folders import check_name, place_of
+from train.data.prepare.folders import check_name, place_of, utf8
 from train.data.prepare.labelled import LabelledImage, Object
 
 TAKEN = ("coco", "digit_scenes")
@@ -104,7 +104,7 @@ def _features_of(found: Object, height: int, width: int) -> dict[str, Any]:
   x1, y1, x2, y2 = found.box
   area = found.area
   if area is None:
-    area = (x2 - x1) * width * (y2 - y1) * height
+    area = (sum(map(_share, found.polygons)) or (x2 - x1) * (y2 - y1)) * width * height
   return {
     "area": area,
     "bbox": tfds.features.BBox(ymin=y1, xmin=x1, ymax=y2, xmax=x2),
@@ -112,6 +112,12 @@ def _features_of(found: Object, height: int, width: int) -> dict[str, Any]:
     "is_crowd": found.crowd,
     "label": found.label,
   }
+
+
+def _share(outline: np.ndarray) -> float:
+  """The share of the image's area in an outline, by the shoelace formula."""
+  x, y = outline.astype(np.float64).T
+  return abs(float(x @ np.roll(y, 1) - y @ np.roll(x, 1))) / 2
 
 
 def _flat_polygons(objects: Sequence[Object]) -> dict[str, np.ndarray]:
@@ -174,7 +180,7 @@ def check_class_names(names: Sequence[Any], source: object) -> list[str]:
   Raises:
     UserError: there are none, or two are the same.
   """
-  clean = [" ".join(str(name).split()) for name in names]
+  clean = [utf8(" ".join(str(name).split())) for name in names]
   if not clean or not all(clean):
     raise UserError(f"{source} names no classes, or one without a name: add their names")
   twice = next((name for name, count in Counter(clean).items() if count > 1), None)

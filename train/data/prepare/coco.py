@@ -152,6 +152,11 @@ def _list_images(split: CocoSplit, faults: Faults) -> tuple[dict[int, LabelledIm
     if min(size) < 1:
       raise UserError(f"{split.annotations} says that {name} has the size {size}: mend it")
     num_bytes = split.images.num_bytes(name)
+    if identity in images and images[identity].name != name:
+      raise UserError(
+        f"{split.annotations} has two images of the id {identity}, {images[identity].name} and"
+        f" {name}, so that nobody can tell whose its boxes are: number them anew"
+      )
     if identity in images or name in names:
       faults.add("duplicate images", f"{name} (id {identity})")
     elif not num_bytes:
@@ -182,7 +187,7 @@ def _object(row, box, label, image, split) -> Object:
     (x / width, y / height, (x + box_width) / width, (y + box_height) / height),
     label,
     _as_whole(row.get("id")) or 0,
-    bool(row.get("iscrowd", 0)),
+    row.get("iscrowd") not in (None, 0, "0"),
     float(area) if isinstance(area, int | float) and 0 < area < 1e30 else None,
     _polygons(row, outline, width, height, split) if isinstance(outline, list) else [],
   )
@@ -200,7 +205,9 @@ def _polygons(row, outline, width, height, split) -> list[np.ndarray]:
       " polygons x1, y1, x2, y2, ...: export it again"
     ) from None
   size = np.array([width, height], np.float32)
-  return [np.clip(each.reshape(-1, 2) / size, 0, 1) for each in flat if len(each) >= 6]
+  polygons = [np.clip(each.reshape(-1, 2) / size, 0, 1) for each in flat if len(each) >= 6]
+  # Some programs write zeros for an outline that they do not have: the box is all there is then.
+  return polygons if polygons and np.ptp(np.concatenate(polygons), axis=0).all() else []
 
 
 def _check_units(split: CocoSplit, boxes: Sequence[list[float]], images) -> None:

@@ -169,7 +169,7 @@ def _list_classes(root, folders):
         if path.suffix.lower() not in ENDINGS or file.startswith("."):
           ignored.append(path)
           continue
-        names.append(_utf8(path.relative_to(root).as_posix()))
+        names.append(utf8(path.relative_to(root).as_posix()))
         labels.append(folder.name)
         sizes.append(_size(path))
     if len(names) == before:
@@ -199,7 +199,7 @@ def _size(path: pathlib.Path) -> int:
   return status.st_size
 
 
-def _utf8(name: str) -> str:
+def utf8(name: str) -> str:
   try:
     name.encode()
   except UnicodeEncodeError:

@@ -18,7 +18,7 @@ class Object:
     label: index of its class.
     identity: its number in the source, or its place there.
     crowd: whether the box stands for a group of objects.
-    area: in pixels; None: that of the box.
+    area: in pixels; None: that of the outlines, or of the box where there are none.
     polygons: its outlines, x and y as shares.
   """
 
@@ -76,11 +76,11 @@ class Faults:
     if not self.counts:
       return
     if not self.skip:
-      summary = ", ".join(f"{kind} ({count:,})" for kind, count in self.counts.items())
-      example = next(iter(self.examples.values()))
+      summary = "; ".join(
+        f"{kind} ({count:,}), such as {self.examples[kind]}" for kind, count in self.counts.items()
+      )
       raise UserError(
-        f"{self.source} has {summary}, such as {example}: mend them, or leave them out with"
-        " --on-bad-box skip"
+        f"{self.source} has {summary}: mend them, or leave them out with --on-bad-box skip"
       )
     print(f"{self.source}: left out")
     for kind, count in self.counts.items():

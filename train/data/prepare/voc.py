@@ -30,11 +30,11 @@ def list_voc(source: pathlib.Path, classes: Sequence[str] | None, *, skip: bool)
   for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
     if not (source / folder).is_dir():
       raise UserError(f"{source} has no folder {folder}, as VOC's form has: check --source")
-  stems = _splits(source)
   images = {}
   for path in sorted((source / "JPEGImages").iterdir()):
     if path.suffix.lower() in ENDINGS:
       images.setdefault(path.stem, path.name)
+  stems = _splits(source, images)
   trees = {
     split: {stem: _read_xml(source / "Annotations" / f"{stem}.xml") for stem in each}
     for split, each in stems.items()
@@ -51,14 +51,16 @@ def list_voc(source: pathlib.Path, classes: Sequence[str] | None, *, skip: bool)
   return BoxListing(splits, names, list(range(len(names))))
 
 
-def _splits(source: pathlib.Path) -> dict[str, list[str]]:
+def _splits(source: pathlib.Path, images: dict[str, str]) -> dict[str, list[str]]:
   """Names of each split's images, as the lists have them, twice where they have one twice."""
   found = {}
   for name, split in KEYS.items():
     path = source / "ImageSets" / "Main" / f"{name}.txt"
     if path.is_file():
-      lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-      found[split] = [line.split()[0] for line in lines if line.strip()]
+      lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+      names = [line.strip() for line in lines if line.strip()]
+      # The lists of one class have a number behind the name, which may have blanks itself.
+      found[split] = [name if name in images else name.split()[0] for name in names]
   if not found.get("train") or len(found) < 2:
     raise UserError(
       f"{source / 'ImageSets' / 'Main'} has no train.txt and val.txt or test.txt: list the names of"

@@ -14,7 +14,7 @@ import yaml
 from pst_jax.errors import UserError
 from train.data.prepare import KEYS
 from train.data.prepare.boxes import BoxImages, BoxListing, check_class_names
-from train.data.prepare.folders import ENDINGS
+from train.data.prepare.folders import ENDINGS, utf8
 from train.data.prepare.image_sources import FolderSource, read_file
 from train.data.prepare.labelled import Faults, LabelledImage, Object, add_object
 
@@ -31,13 +31,16 @@ def list_yolo(path: pathlib.Path, *, skip: bool) -> BoxListing:
     skip: leave out what is wrong and print it, instead of an error.
 
   Raises:
-    UserError: a file cannot be read, an image is in two splits, boxes are in pixels, or with
-      `skip` false anything is wrong.
+    UserError: a file cannot be read, boxes are in pixels, there are key points, or with `skip`
+      false anything is wrong.
   """
   described = _read_yaml(path)
   names = _class_names(described.get("names"), path)
   if described.get("nc", len(names)) != len(names):
     raise UserError(f"{path} has nc {described['nc']}, but {len(names)} names: mend it")
+  if "kpt_shape" in described:
+    # Key points of two numbers each cannot be told from outlines.
+    raise UserError(f"{path} has kpt_shape, but key points are not read: give boxes alone")
   if not described.get("train") or not (described.get("val") or described.get("test")):
     raise UserError(f"{path} has no `train` and `val`: name the folders of both splits' images")
   root = path.parent / str(described.get("path") or "")
@@ -83,7 +86,7 @@ def _image_paths(root: pathlib.Path, given: Any, what: str) -> list[pathlib.Path
       inside = (pathlib.Path(where, file) for where, _, files in os.walk(place) for file in files)
       found += [path for path in inside if path.suffix.lower() in ENDINGS and path.name[0] != "."]
     elif place.suffix == ".txt" and place.is_file():
-      lines = place.read_text(encoding="utf-8", errors="replace").splitlines()
+      lines = place.read_text(encoding="utf-8-sig", errors="replace").splitlines()
       found += [place.parent / line.strip() for line in lines if line.strip()]
     else:
       raise UserError(f"{what} is {each}, but {place} is no folder and no list: check the path")
@@ -108,7 +111,7 @@ def _list_split(
   common = pathlib.Path(os.path.commonpath([path.parent for path in paths]))
   files, units = FolderSource(common), [0, 0, ""]
   for path in paths:
-    name = path.relative_to(common).as_posix()
+    name = utf8(path.relative_to(common).as_posix())
     num_bytes = files.num_bytes(name)
     if name in known:
       faults.add("duplicate images", str(path))
@@ -138,7 +141,7 @@ def _list_split(
 
 def _add_labels(image, path: pathlib.Path, num_classes: int, faults: Faults, units: list) -> bool:
   try:
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows begins files with a mark
   except FileNotFoundError:
     return False
   except (OSError, UnicodeDecodeError) as error:

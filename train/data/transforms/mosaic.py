@@ -202,7 +202,8 @@ def _canvas_part(canvas: Canvas, box: tuple[int, int, int, int], x, y):
   """The pixels of a part of the canvas, as far as it is seen, and the corner where they begin."""
   left, top = max(box[0], int(np.floor(x.min()))), max(box[1], int(np.floor(y.min())))
   right, bottom = min(box[2], int(x.max()) + 2), min(box[3], int(y.max()) + 2)
-  part = np.full((bottom - top, right - left, 3), GREY, np.uint8)
+  # At least a pixel: a canvas that was moved out of sight has no part that is seen.
+  part = np.full((max(bottom - top, 1), max(right - left, 1), 3), GREY, np.uint8)
   for index, tile in enumerate(canvas.tiles):
     own = visible(canvas, tile)
     x1, y1, x2, y2 = max(left, own[0]), max(top, own[1]), min(right, own[2]), min(bottom, own[3])

@@ -52,7 +52,7 @@ def evaluation_example(
     image: uint8 [image_size, image_size, 3], RGB.
     image_id: int64.
     size: int32 [2], height and width of the image itself.
-    scale: float32, pixels here for one pixel of the image.
+    scale: float32 [2], pixels here for one pixel of the image, along x and y.
     pad: float32 [2], grey pixels on the left and at the top.
     boxes: float64 [max_boxes, 4], x1, y1, x2, y2 in pixels of the image itself.
     classes: int32 [max_boxes]; crowd: bool [max_boxes]; area: float64 [max_boxes].
@@ -71,7 +71,7 @@ def evaluation_example(
     "image": letterbox(image, place),
     "image_id": np.int64(record["image_id"]),
     "size": np.array([height, width], np.int32),
-    "scale": np.float32(place.height / height),
+    "scale": np.array([place.width / width, place.height / height], np.float32),
     "pad": np.array([place.left, place.top], np.float32),
     **table_of_boxes(known, max_boxes, record["name"]),
   }

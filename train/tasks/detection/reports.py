@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from pst_jax.errors import UserError
+from pst_jax.errors import ImageError, UserError
 from pst_jax.files import atomic_write, write_output
 from pst_jax.inference.drawing import Picture, encode_png
 from pst_jax.letterbox import letterbox, letterbox_geometry
@@ -150,7 +150,10 @@ def _write_pictures(path, total: MeanAP, dataset, *, force: bool) -> None:
     record = dataset.eval[index]
     mine = (records.found_images == record["image_id"]) & (records.found_scores >= LEAST_SCORE)
     classes, scores = records.found_classes[mine], records.found_scores[mine]
-    image = dataset.decode(record["image"])
+    try:
+      image = dataset.decode(record["image"])
+    except ImageError:
+      continue  # the evaluation has named it
     height, width = image.shape[:2]
     place = letterbox_geometry(height, width, (PICTURE_SIDE, PICTURE_SIDE))
     scale = np.tile([place.width / width, place.height / height], 2)

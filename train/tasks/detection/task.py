@@ -123,7 +123,8 @@ class Detection(Task):
 def _on_the_image(boxes: np.ndarray, measured: dict[str, np.ndarray]) -> np.ndarray:
   """Boxes [B, n, 4] on letterboxed images as boxes on the images themselves, cut at their edges."""
   pad = np.tile(measured["pad"].astype(np.float64), 2)[:, None]
-  moved = (boxes.astype(np.float64) - pad) / measured["scale"].astype(np.float64)[:, None, None]
+  scale = np.tile(measured["scale"].astype(np.float64), 2)[:, None]
+  moved = (boxes.astype(np.float64) - pad) / scale
   edges = np.tile(measured["size"][:, ::-1], 2)[:, None]
   return np.clip(moved, 0, edges)
 

@@ -42,3 +42,13 @@ def test_a_box_comes_back_to_the_image():
 def test_the_grey_border_is_taken_off_and_the_box_cut_at_the_edges():
   box = map_back(np.array([[-5.0, 10, 700, 437]]), 1.0, (0, 10), 427, 640)
   np.testing.assert_allclose(box, [[0, 0, 640, 427]])
+
+
+def test_a_side_that_was_rounded_has_a_scale_of_its_own():
+  # 500 x 333 in 640 x 427: a box that ends at the edges ends there again.
+  box = map_back(np.array([[576.0, 0, 640, 427]]), (640 / 500, 427 / 333), (0, 0), 333, 500)
+  np.testing.assert_allclose(box, [[450, 0, 500, 333]])
+
+
+def test_a_very_thin_image_keeps_a_pixel():
+  assert letterbox_geometry(1, 700, (320, 320))[:2] == (1, 320)

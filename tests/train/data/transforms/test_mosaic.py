@@ -54,6 +54,12 @@ def test_a_mosaic_equals_drawing_the_canvas_and_warping_it(seed):
   assert difference.max() <= 1
 
 
+def test_a_canvas_that_was_moved_out_of_sight_is_grey():
+  canvas = make_canvas(np.random.default_rng(0), centre=(SIDE, SIDE))
+  for move in itertools.product((-3 * SIDE, 2 * SIDE), repeat=2):
+    assert np.all(render(canvas, View(0.9, *move, SIDE)) == 114)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_the_mirror_image_equals_mirroring_the_canvas(seed):
   rng = np.random.default_rng(seed)
