@@ -49,6 +49,7 @@ case "$action" in
     on_hosts all "sudo systemd-run --unit=pst_jax --collect --uid=\$USER --setenv=HOME=\$HOME \
       --setenv=JAX_COMPILATION_CACHE_DIR=$(printf %q "$RUN_DIR-compiled") \
       --working-directory=\$HOME/pst_jax --property=TimeoutStopSec=120 --property=KillMode=mixed \
+      --property=LimitNOFILE=524288 \
       \$HOME/pst_jax/.venv/bin/python -m train $(printf '%q ' "${given[@]}")"
     ;;
   log) on_hosts 0 "sudo journalctl --unit=pst_jax --output=cat --lines=100 --follow" ;;

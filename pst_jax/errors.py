@@ -63,7 +63,7 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str]) -> None
     code = report(error)
     if _abandoned.is_set():
       for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # None: it was closed
           stream.flush()
       os._exit(code)
     sys.exit(code)
@@ -87,18 +87,22 @@ def report(error: BaseException) -> int:
   the run is saved (SIGTERM: 143); 1: anything else.
   """
   if isinstance(error, UserError) or _is_of_a_file(error):
-    print(f"error: {describe(error)}", file=sys.stderr)
+    _say(f"error: {describe(error)}")
     return 2
   if isinstance(error, KeyboardInterrupt):
-    print(INTERRUPTED, file=sys.stderr)
+    _say(INTERRUPTED)
     return 130
   if isinstance(error, Stopped):
     if str(error):
-      with contextlib.suppress(OSError):  # the terminal may be what has gone
-        print(error, file=sys.stderr)
+      _say(str(error))
     return 128 + error.signal
   traceback.print_exception(error)
   return 1
+
+
+def _say(text: str) -> None:
+  with contextlib.suppress(OSError):  # the terminal may be what has gone
+    print(text, file=sys.stderr)
 
 
 def describe(error: BaseException) -> str:

@@ -1,8 +1,10 @@
 """Files and folders on disk: checked before they are read, written whole or not at all."""
 
 import contextlib
+import errno
 import fcntl
 import json
+import logging
 import math
 import os
 import secrets
@@ -15,6 +17,11 @@ from pst_jax import buckets
 from pst_jax.errors import MissingFileError, UserError
 from pst_jax.overwrite import NO_RENAME, is_pending, overwrite, recover_file
 from pst_jax.presence import is_file, is_folder, is_there
+
+# What NFS says without its lock daemon, and Lustre that was mounted without `flock`.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+
+_log = logging.getLogger(__name__)
 
 
 def existing_file(path: str | os.PathLike) -> Path:
@@ -176,6 +183,15 @@ def lock(path: Path, *, unwritable: str, busy: str) -> Iterator[TextIO]:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       raise UserError(busy) from None
+    except OSError as error:
+      if error.errno not in _NO_LOCKS:
+        raise UserError(unwritable.replace("{reason}", str(error.strerror))) from None
+      _log.warning(
+        "%s: nothing can be locked here (%s), so that nobody notices a second process "
+        "that writes here",
+        path,
+        error.strerror,
+      )
     yield file
   finally:
     # Closing tries again to write what could not be written, which was told then.

@@ -103,11 +103,11 @@ class _Lease:
     """Whether the holder lives; None: it is on another machine, where nobody can tell."""
     try:
       holder = json.loads(self._files.cat_file(os.fspath(self._path)))
-      here = holder["host"], holder["boot"]
+      here = holder["host"], holder["boot"], holder["pids"]
       began = holder["began"], _began(holder["pid"])
     except (FileNotFoundError, ValueError, TypeError, KeyError):
       return None
-    is_here = here == (socket.gethostname(), _boot()) and None not in (here[1], began[0])
+    is_here = here == (socket.gethostname(), _boot(), _pids()) and None not in (*here, began[0])
     return began[0] == began[1] if is_here else None
 
   def _sign_of_life(self) -> tuple | None:
@@ -169,12 +169,25 @@ class _Lease:
 
 def _holder() -> dict:
   """What this process is known by on this machine."""
-  return {"host": socket.gethostname(), "boot": _boot(), "pid": os.getpid(), "began": _began()}
+  return {
+    "host": socket.gethostname(),
+    "boot": _boot(),
+    "pids": _pids(),
+    "pid": os.getpid(),
+    "began": _began(),
+  }
 
 
 def _boot() -> str | None:
   with contextlib.suppress(OSError):
     return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+  return None
+
+
+def _pids() -> str | None:
+  """The namespace of the process ids: containers of one machine and name count from 1 each."""
+  with contextlib.suppress(OSError):
+    return os.readlink("/proc/self/ns/pid")
   return None
 
 

@@ -20,6 +20,10 @@ cv2.setNumThreads(0)
 MAX_PIXELS = 2**26
 """Pixels of the largest image that is decoded, 8192 x 8192: 200 MB of memory in each thread."""
 
+LONGEST_STRIP = 64
+"""Of a longer one, in short sides, the centre alone is resized: a strip one pixel wide is a file of
+200 bytes, and gigabytes when it is as wide as a network sees it."""
+
 MAX_PIXELS_VARIABLE = "PST_JAX_MAX_PIXELS"
 """The environment variable that says another number, to all commands and their workers."""
 
@@ -108,8 +112,14 @@ def evaluation_crop(
     eval_crop: the square's share of the short side; above 0, at most 1.
   """
   short = round(image_size / eval_crop)
+  longest = LONGEST_STRIP * min(image.shape[:2])
+  image = _centre(image, *(min(side, longest) for side in image.shape[:2]))
   height, width = image.shape[:2]
   scale = short / min(height, width)
   image = resize(image, max(short, int(height * scale)), max(short, int(width * scale)))
-  top, left = (round((side - image_size) / 2) for side in image.shape[:2])
-  return image[top : top + image_size, left : left + image_size]
+  return _centre(image, image_size, image_size)
+
+
+def _centre(image: Image, height: int, width: int) -> Image:
+  top, left = round((image.shape[0] - height) / 2), round((image.shape[1] - width) / 2)
+  return image[top : top + height, left : left + width]

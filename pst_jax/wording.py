@@ -9,6 +9,11 @@ def listed(items: Iterable[str], most: int = 5) -> str:
   return ", ".join(items[:most]) + (f" and {len(items) - most} more" * (len(items) > most))
 
 
+def safe(text: str) -> str:
+  """For a terminal: a file may bring any name, also one that would steer it."""
+  return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def mismatch(wanted: Mapping[str, tuple], given: Mapping[str, tuple], most: int = 20) -> str:
   """What differs between arrays by name and shape; an empty text: nothing."""
   problems = {

@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> None:
   variables, reports = calibrate(network, weights.variables, images)
   for name, (before, after) in reports.items():
     print(f"{name}: mean squared distance {before:.4g} with the gate as it was, {after:.4g} now")
-  metadata = dataclasses.replace(weights.metadata, top_k=options.top_k[0])
+  metadata = dataclasses.replace(weights.metadata, top_k=options.top_k[0], selection=rule)
   write(
     options.dest,
     dataclasses.replace(weights, variables=variables, metadata=metadata),

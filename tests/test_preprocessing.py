@@ -75,6 +75,16 @@ def test_the_evaluation_crop_is_a_square_of_image_size(size, eval_crop):
   assert evaluation_crop(noise(*size), 32, eval_crop).shape == (32, 32, 3)
 
 
+@pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1)])
+def test_a_strip_takes_little_memory(size):
+  """Whole and 256 pixels wide it would take 12 GB."""
+  strip = np.zeros((*size, 3), np.uint8)
+  strip[strip.shape[0] // 2, strip.shape[1] // 2] = 255
+  cut = evaluation_crop(strip, 224, 0.875)
+  assert cut.shape == (224, 224, 3)
+  assert cut.max() > 128
+
+
 def test_evaluation_cuts_the_centre_of_the_resized_image():
   image = noise(40, 60)
   cut = evaluation_crop(image, 32, eval_crop=0.8)  # the short side stays 40

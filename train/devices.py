@@ -23,8 +23,8 @@ def describe() -> str:
   counts = collections.Counter(device.device_kind for device in jax.devices())
   parts = [f"{count} x {kind}" for kind, count in counts.items()]
   if jax.default_backend() == "cpu":
-    count = jax.local_device_count()
-    parts = ["cpu" if count == 1 else f"cpu ({count} fake devices)"]
+    count = len(jax.devices())
+    parts = ["cpu" if count == jax.process_count() else f"cpu ({count} fake devices)"]
   processes = jax.process_count()
   return ", ".join(parts) + (f" in {processes} processes" if processes > 1 else "")
 

@@ -89,9 +89,10 @@ def main(arguments: list[str]) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
   # Late, so that --help answers at once.
   import jax
+  from flax.traverse_util import flatten_dict
 
   from train.evaluation import report, source
-  from train.processes.consistency import require_same_run
+  from train.processes.consistency import require_same_run, require_same_weights
   from train.tasks import registry
 
   # What can be found out at once must not wait for the reading.
@@ -103,6 +104,7 @@ def _evaluate(options: argparse.Namespace) -> None:
   files = outputs.files_of(task, config, options)
   dataset = source.open_data(weights, config)
   require_same_run(config, dataset)
+  require_same_weights(flatten_dict(weights.variables, sep="/"), options.source)
   totals, metrics = source.evaluate_weights(weights, config, dataset)
   if jax.process_index() == 0:
     subject = report.Subject(options.source, weights.metadata, config, task.columns)

@@ -12,6 +12,7 @@ import jax
 
 from pst_jax.convert import Metadata
 from pst_jax.errors import Stopped
+from pst_jax.inference.predictor import has_pst
 from train import devices, freezing, sharding
 from train.config_values import flatten
 from train.data import Dataset, train_batches
@@ -89,7 +90,7 @@ def train(
         identity=folder.identity(config),
       )
     )
-    checkpoints.require_space(setup.abstract_state)
+    checkpoints.require_space(setup.abstract_state, setup.saves)
     restored = checkpoints.restore(setup.abstract_state)
     state = restored.state if restored else setup.initial_state(pretrained=pretrained)
     first_step = restored.step if restored else 0
@@ -120,7 +121,7 @@ def train(
           metrics = evaluate(setup, state.eval_variables, dataset)
       log.summary(
         _summary(setup, metrics, folder, checkpoints, times),
-        _next_commands(config, folder.path),
+        _next_commands(setup, folder.path),
       )
   return Result(state, metrics)
 
@@ -267,9 +268,13 @@ def _summary(setup, metrics, folder, checkpoints, times):
   ]
 
 
-def _next_commands(config, path):
-  run, file = shlex.quote(str(path)), shlex.quote(f"{path.name}.safetensors")
+def _next_commands(setup, path):
+  name = path.name or path.absolute().name  # `--run-dir .`
+  run, file = shlex.quote(str(path)), shlex.quote(f"{name}.safetensors")
+  # A network without PST is evaluated without the option, whatever its config says.
+  top_k = max(each.top_k for each in setup.config.evals.values())
+  option = f" --top-k {top_k}" if has_pst(setup.abstract_state.params) else ""
   return [
-    f"python -m train.evaluate {run} --top-k {max(each.top_k for each in config.evals.values())}",
+    f"python -m train.evaluate {run}{option}",
     f"python -m pst_jax convert {run} {file}",
   ]

@@ -1,10 +1,10 @@
 """python -m train.plot RUN [RUN ...]: a picture of each run."""
 
 import math
-import pathlib
 import sys
 
 from pst_jax.errors import UserError, refuse_empty, run_command
+from pst_jax.files import place
 from train.evaluation import outputs
 from train.options import make_parser
 from train.run.history import History, read
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> None:
       f"--output names one file, but {len(options.runs)} runs were given: give one run, or leave "
       "out --output, for a plot.png in each run folder"
     )
-  paths = [options.output or str(pathlib.Path(run) / "plot.png") for run in options.runs]
+  paths = [options.output or str(place(run, "RUN", ("gs",)) / "plot.png") for run in options.runs]
   # All are looked at before one is written.
   histories = [read(run) for run in options.runs]
   for path in paths:

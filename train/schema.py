@@ -228,7 +228,7 @@ class Config:
   """Decay of the moving average of parameters that is evaluated; 0: none."""
   ema_ramp: Annotated[float, limits.DECAY] = 0.0
   """The decay after n steps is ema_decay * (1 - exp(-n / ema_ramp)); 0: it is at most
-  (1 + n) / (10 + n)."""
+  n / (9 + n)."""
   fsdp: Annotated[int, limits.DEVICES] = 1
   """Devices over which parameters and optimizer state are split; the rest split the batch alone."""
   check_replicas_every: Annotated[int, limits.STEPS_OR_0] = 0

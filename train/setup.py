@@ -47,10 +47,18 @@ class Setup(EvalSetup):
   initial_state: Callable[..., TrainState]  # (pretrained values or nothing) -> at step 0, sharded
   train_step: Any  # compiled, (state, batch) -> (state, metrics); donates the state
 
+  @property
+  def saves(self) -> int:
+    """How many checkpoints the run saves from its beginning to its end, unless it is stopped."""
+    every = self.config.checkpoint.every_epochs * self.steps_per_epoch
+    return min(self.total_steps, math.ceil(self.total_steps / every))
+
   def is_due(self, step: int, every_epochs: float) -> bool:
     """Whether `step` completes a multiple of `every_epochs`, or the run."""
     every = every_epochs * self.steps_per_epoch
-    return step == self.total_steps or int(step / every) > int((step - 1) / every)
+    # Of a multiple that is a whole step, rounding must not make the step after it.
+    done, before = (math.floor(each / every + 1e-9) for each in (step, step - 1))
+    return step == self.total_steps or done > before
 
 
 def make_setup(config: Config, num_classes: int, num_train: int, devices=None) -> Setup:

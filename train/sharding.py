@@ -1,5 +1,7 @@
 """Where arrays live: the mesh of devices, the layout of batch, parameters, optimizer state."""
 
+import collections
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,18 +18,27 @@ def make_mesh(fsdp: int = 1, devices=None) -> Mesh:
   """A mesh ("data", "fsdp") of all devices; the batch is split over both axes.
 
   Raises:
-    UserError: when `fsdp` does not divide the number of devices.
+    UserError: when `fsdp` does not divide the number of devices, or processes have unequal numbers.
   """
   devices = jax.devices() if devices is None else devices
   if len(devices) % fsdp:
     raise UserError(
       f"fsdp={fsdp} does not divide the {len(devices)} devices: choose a divisor of {len(devices)}"
     )
-  return jax.make_mesh(
-    (len(devices) // fsdp, fsdp),
+  counts = collections.Counter(device.process_index for device in devices)
+  if len(set(counts.values())) > 1:
+    raise UserError(
+      f"the processes have {sorted(set(counts.values()))} devices, but each must have as many as "
+      "the others: give all the same"
+    )
+  # Process by process: each puts its own rows on its devices, and theirs must be its place in the
+  # global batch. `jax.make_mesh` lays TPUs along their wires, where the devices of a process are no
+  # neighbours; it splits a side of most slices over no two axes; and it refuses several machines.
+  ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+  return Mesh(
+    np.array(ordered).reshape(-1, fsdp),
     ("data", "fsdp"),
     axis_types=(AxisType.Auto, AxisType.Auto),
-    devices=devices,
   )
 
 

@@ -21,6 +21,9 @@ with their boxes or classes. Nothing is trained or changed.
 
 def main(arguments: list[str]) -> None:
   path, options, overrides = split(_parser(), arguments)
+  # Drawing needs no accelerator, and must not wait for one that a run uses. Before jax is imported,
+  # which checking a config of detection does.
+  os.environ.setdefault("JAX_PLATFORMS", "cpu")
   from pst_jax.files import check_free, write_output
   from pst_jax.inference.drawing import encode_png
   from train.config import load_file
@@ -32,8 +35,6 @@ def main(arguments: list[str]) -> None:
   check_free(options.output, force=options.force)
   config = parse(load_file(path), path, overrides)
   check(config)
-  # Drawing needs no accelerator, and must not wait for one that a run uses.
-  os.environ.setdefault("JAX_PLATFORMS", "cpu")
   grid = draw_grid(training_pictures(config, options.images, options.step))
   write_output(options.output, encode_png(grid), force=options.force)
   print(f"{options.output}: {options.images} images, {grid.shape[1]} x {grid.shape[0]} pixels")

@@ -12,6 +12,7 @@ import numpy as np
 from pst_jax import letterbox, preprocessing
 from pst_jax.inference.drawing import Image, Picture
 from pst_jax.inference.predictions import Detection, Prediction, detections, likeliest
+from pst_jax.wording import safe
 
 MOST_BESIDE_OVERLAY = 12
 """Boxes that are listed beside an overlay."""
@@ -60,7 +61,7 @@ class Classes:
   def lines(self, found: list[Prediction]) -> Iterator[str]:
     """For the terminal."""
     for index, name, probability in found:
-      yield f"{100 * probability:6.2f} %  {index:4d}  {_safe(name)}"
+      yield f"{100 * probability:6.2f} %  {index:4d}  {safe(name or '')}"
 
   def beside(self, found: list[Prediction]) -> list[tuple[str, str]]:
     """A number and words, for the lines beside an overlay; boxes are numbered so on it."""
@@ -102,7 +103,7 @@ class Boxes:
       yield "no boxes"
     for index, name, score, box in found:
       corners = " ".join(f"{value:7.1f}" for value in box)
-      yield f"{score:6.3f}  {corners}  {index:4d}  {_safe(name)}"
+      yield f"{score:6.3f}  {corners}  {index:4d}  {safe(name or '')}"
 
   def beside(self, found: list[Detection]):
     shown = found[:MOST_BESIDE_OVERLAY]
@@ -121,11 +122,6 @@ class Boxes:
       classes=[each.index for each in found],
       names=[f"{_named(each)} {each.score:.2f}" for each in found],
     )
-
-
-def _safe(name: str | None) -> str:
-  # A file may bring any name, also one that would steer the terminal.
-  return "".join(c if c.isprintable() else "?" for c in name or "")
 
 
 def _named(each: Prediction | Detection) -> str:

@@ -42,11 +42,15 @@ def run(options: argparse.Namespace) -> None:
   """Measures as the options of `add_arguments` say."""
   from pst_jax.errors import UserError
   from pst_jax.files import check_free, write_output
+  from pst_jax.limits import IMAGE_SIZE
 
   for name in ("batch_size", "rounds"):
     if getattr(options, name) < 1:
       option = name.replace("_", "-")
       raise UserError(f"--{option} is {getattr(options, name)}, but it must be 1 or more")
+  size = options.image_size
+  if size is not None and not IMAGE_SIZE.allows(size):
+    raise UserError(f"--image-size is {size}, but it must be {IMAGE_SIZE.text}, in pixels")
   if options.json:
     check_free(options.json, force=options.force)
 
@@ -59,6 +63,7 @@ def run(options: argparse.Namespace) -> None:
   from pst_jax.models import check_model_name
 
   check_model_name(options.model)
+  size = size or stored_costs()[options.model]["image_size"]
   variants = dict.fromkeys(
     Variant(k, rule)
     for k in options.top_k
@@ -68,12 +73,13 @@ def run(options: argparse.Namespace) -> None:
     options.model,
     list(variants),
     batch_size=options.batch_size,
-    image_size=options.image_size or stored_costs()[options.model]["image_size"],
+    image_size=size,
     dtype=options.dtype,
     rounds=options.rounds,
   )
   device = jax.devices()[0].device_kind
-  print(f"{options.model}: batches of {options.batch_size} in {options.dtype} on {device}")
+  images = f"{options.batch_size} images of {size} x {size}"
+  print(f"{options.model}: batches of {images} in {options.dtype} on {device}")
   width = max(len("selection"), *(len(rule) for rule in options.selection))
   print(f"top_k  {'selection':{width}}  images/s  ms/image  ratio  memory MB")
   for (top_k, selection), seconds, memory in costs:

@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="coarse tokens that the fine branch opens; 0: coarse attention alone (default: as it was "
     "trained)",
   )
+  parser.add_argument("--selection", metavar="RULE", help=task_options.SELECTION_HELP)
   parser.add_argument(
     "--platforms",
     nargs="+",
@@ -82,6 +83,7 @@ def run(options: argparse.Namespace) -> None:
   predictor = predictor_of(
     weights,
     top_k=options.top_k,
+    selection=options.selection,
     image_size=options.image_size,
     **task_options.thresholds(options),
   )

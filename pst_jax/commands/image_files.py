@@ -1,6 +1,7 @@
 """The images that a command is given, and the files that it draws of them."""
 
 import pathlib
+from collections import Counter
 from collections.abc import Iterator
 
 from pst_jax.buckets import bucket_path, is_url
@@ -55,10 +56,11 @@ def drawing_files(
   if place.is_file():
     raise UserError(f"{option} {out} is a file, but no .png: give OUT.png or a folder")
   files = [place / f"{path.stem}{ending}" for path in paths]
-  twice = next((file for file in files if files.count(file) > 1), None)
-  if twice:
+  drawn = Counter(files)
+  if len(drawn) < len(files):
     raise UserError(
-      f"two of the images would both be drawn as {twice}: predict them one folder at a time"
+      f"two of the images would both be drawn as {max(drawn, key=drawn.get)}: rename one, or "
+      "predict them one folder at a time"
     )
   return files
 

@@ -7,6 +7,8 @@ import itertools
 import json
 import math
 import operator
+import os
+from collections import Counter
 from collections.abc import Iterator
 
 from pst_jax.commands import source, task_options
@@ -14,6 +16,7 @@ from pst_jax.commands.image_files import drawing_files, image_files
 from pst_jax.errors import ImageError, UserError, describe
 from pst_jax.files import check_free, write_output
 from pst_jax.install import how_to_install
+from pst_jax.wording import safe
 
 DESCRIPTION = """\
 Names what is on images: with a classifier the likeliest classes of each and their probabilities,
@@ -48,12 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="coarse tokens that the fine branch of PST opens; 0: coarse attention alone (default: as "
     f"it was trained, or {OVERLAY_TOP_K} for an overlay)",
   )
-  parser.add_argument(
-    "--selection",
-    metavar="RULE",
-    help="the rule that picks them: a name of pst_jax.ops.SELECTIONS, or module:function (default: "
-    "the one that it was trained with)",
-  )
+  parser.add_argument("--selection", metavar="RULE", help=task_options.SELECTION_HELP)
   parser.add_argument(
     "--topk-overlay",
     metavar="OUT",
@@ -98,10 +96,15 @@ def run(options: argparse.Namespace) -> None:
   drawn = [file for file in (*overlays, *drawings) if file.parent.is_dir()]
   for path in (*tables, *drawn):
     check_free(path, force=options.force)
+  written = Counter(map(os.path.realpath, (*tables, *overlays, *drawings)))
+  if written and max(written.values()) > 1:
+    raise UserError(f"{max(written, key=written.get)} would be written twice: give two names")
   answers, results, broken = _predict(options, paths, overlays, drawings)
   for path, form in ((options.csv, as_csv), (options.json, as_json)):
     if path and results:
-      write_output(path, form(answers, results).encode(), force=options.force)
+      # Bytes of a name that are no UTF-8 are written as the code that stands for them.
+      text = form(answers, results).encode(errors="backslashreplace")
+      write_output(path, text, force=options.force)
   if broken:
     raise UserError(_summary(broken, len(paths)))
 
@@ -168,7 +171,7 @@ def _predict(options, paths, overlays, drawings) -> tuple:
     results.append({"image": str(paths[number]), "found": found})
     if explained:
       results[-1]["opened"] = [_opened(*each) for each in zip(choices, strides, strict=True)]
-    print(f"\n{paths[number]}")
+    print(f"\n{safe(str(paths[number]))}")
     for line in answers.lines(found):
       print(f"  {line}".rstrip(), flush=True)
     title = paths[number].name
@@ -223,7 +226,7 @@ def _write_drawing(path, png: bytes, force: bool) -> None:
 def _print_assumptions(facts, names, preprocessing) -> None:
   from pst_jax.inference.class_names import whose_names
 
-  if facts.preprocessing is None:
+  if not facts.preprocessing:
     shown = ", ".join(f"{name} {value}" for name, value in preprocessing.items())
     print(f"The weights say nothing of preprocessing: this is taken: {shown}.")
   if names is None:

@@ -7,6 +7,10 @@ from pst_jax.ranges import UP_TO_1
 
 OF_TASK = {"classification": ("top",), "detection": ("score", "iou", "draw")}
 """Their names; one that was not given is None."""
+SELECTION_HELP = (
+  "the rule that picks the tokens: a name of pst_jax.ops.SELECTIONS, or module:function (default: "
+  "the one that it was trained with)"
+)
 _FIELDS = {"score": "score_threshold", "iou": "iou_threshold"}
 
 

@@ -230,9 +230,14 @@ def describe(file: WeightFile, source: str, model: str | None = None) -> Metadat
         f"its metadata says {says} classes, but its last layer {printable(bias)} has shape "
         f"{shapes[bias]}: get the file again"
       )
+    _check_task(metadata)
     return metadata
   name, options = recognize(shapes, model)
-  counters = [a for n, a in file.state_dict.items() if n.endswith(COUNTER) and not a.shape]
+  counters = [
+    a
+    for n, a in file.state_dict.items()
+    if n.endswith(COUNTER) and not a.shape and 0 <= a.astype(np.float64) < 2**63
+  ]
   names = file.facts.get("class_names") or ()
   return Metadata(
     name,
@@ -240,7 +245,7 @@ def describe(file: WeightFile, source: str, model: str | None = None) -> Metadat
     source,
     weights="ema" if file.facts.get("weights") == "ema" else "params",
     class_names=tuple(names) if names and len(names) == options["num_classes"] else None,
-    num_batches_tracked=max((max(0, int(a)) for a in counters), default=0),
+    num_batches_tracked=max(map(int, counters), default=0),
     task=task_of(name),
   )
 
@@ -277,7 +282,16 @@ def check_destination(dest: str | os.PathLike, *, force: bool = False) -> None:
       f"{dest}: the ending {suffix!r} says no form: use {', '.join(_WRITERS)}, or a name without "
       "an ending for a folder that the trainer starts from"
     )
-  check_free(dest, force=force)
+  check_free(place(dest, "the destination"), force=force)
+
+
+def _check_task(metadata: Metadata) -> None:
+  known, task = task_of(metadata.model), metadata.task
+  if task in ("classification", "detection") and task != known:
+    raise UserError(
+      f"its metadata say task {task}, but {metadata.model} is a network for {known}: give the "
+      "right task, or get the file again"
+    )
 
 
 def write(dest: str | os.PathLike, weights: Weights, *, force: bool = False) -> None:
@@ -292,9 +306,11 @@ def write(dest: str | os.PathLike, weights: Weights, *, force: bool = False) -> 
     UserError: another ending, a place that is taken and not `force`, or a failure to write.
   """
   check_destination(dest, force=force)
-  suffix = pathlib.Path(dest).suffix
-  if suffix:
-    block = weights.metadata.to_block()
-    _WRITERS[suffix](dest, weights.state_dict(), block, force=force)
+  _check_task(weights.metadata)
+  block = weights.metadata.to_block()
+  Metadata.from_block(block)  # what could not be read again is not written
+  file = place(dest, "the destination")
+  if file.suffix:
+    _WRITERS[file.suffix](file, weights.state_dict(), block, force=force)
   else:
     _orbax(dest).write_folder(dest, weights.variables, weights.metadata, force=force)

@@ -83,6 +83,13 @@ class Metadata:
     for name, is_allowed in _RULES.items():
       if name not in values or not is_allowed(values[name]):
         raise UserError(f"its metadata block is damaged ({name}): get the file again")
+    for option in values["options"].keys() - _OPTIONS:
+      # One more could let a file choose what is imported and run.
+      raise UserError(
+        f"its metadata have the option {printable(repr(option))} of model "
+        f"{printable(values['model'])}, but weights have {', '.join(_OPTIONS)} alone: get the file "
+        "again, or a newer pst_jax"
+      )
     if not _is_preprocessing(values["preprocessing"], values["task"]):
       raise UserError("its metadata block is damaged (preprocessing): get the file again")
     if values["class_names"] is not None:
@@ -165,9 +172,11 @@ def _is_text(value):
 
 def _is_numbers(value, length):
   is_list = isinstance(value, list | tuple) and len(value) == length
-  return is_list and all(type(x) in (int, float) for x in value)
+  # A whole number in JSON may be too large for a float.
+  return is_list and all(type(x) in (int, float) and not abs(x) > 1e30 for x in value)
 
 
+_OPTIONS = ("num_classes", "stem", "width")
 _TRAVEL = {"detection": ("width",)}
 """Options of a task's models, beside the number of classes, that change their parameters."""
 
@@ -175,9 +184,8 @@ _TRAVEL = {"detection": ("width",)}
 def _is_options(value):
   return (
     type(value) is dict
-    and all(map(_is_text, value))
-    and all(type(x) in (int, float, str, bool, type(None)) for x in value.values())
     and _is_count(value.get("num_classes"))
+    and _is_text(value.get("stem", ""))
     and type(value.get("width", 1)) in (int, float)
     and 0 < value.get("width", 1) < 1000  # infinity is JSON to Python, and no shape
   )

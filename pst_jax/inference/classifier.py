@@ -20,10 +20,9 @@ class Classifier(Predictor):
 
   @staticmethod
   def preprocessing_of(metadata: Metadata) -> dict:
-    """{"image_size", "eval_crop", "mean", "std"} of the weights, or ImageNet's if they say none."""
-    if metadata.preprocessing is None:
-      return {"image_size": _IMAGE_SIZE[metadata.options.get("stem", "imagenet")], **IMAGENET}
-    facts = metadata.preprocessing
+    """{"image_size", "eval_crop", "mean", "std"} of the weights, or else ImageNet's."""
+    size = _IMAGE_SIZE[metadata.options.get("stem", "imagenet")]
+    facts = {"image_size": size, **IMAGENET, **(metadata.preprocessing or {})}
     is_possible = IMAGE_SIZE.allows(facts["image_size"]) and EVAL_CROP.allows(facts["eval_crop"])
     sizes = f"image_size must be {IMAGE_SIZE.text}, eval_crop {EVAL_CROP.text}"
     require_possible(facts, is_possible, sizes)

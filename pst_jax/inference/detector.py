@@ -59,6 +59,6 @@ class Detector(Predictor):
   def in_words(self) -> tuple[str, str]:
     return (
       f"long side resized to {self.preprocessing['image_size']}, centred on grey {GREY}",
-      f"boxes (x1, y1, x2, y2), classes, scores above {self.score_threshold}, and which places of "
+      f"boxes (x1, y1, x2, y2), scores above {self.score_threshold}, classes, and which places of "
       f"the {self.max_detections} are taken",
     )

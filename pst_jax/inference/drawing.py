@@ -11,6 +11,8 @@ from pst_jax.letterbox import Boxes, Image
 # Pixels; the text on larger pictures than `LARGE` grows with them.
 TEXT = 13
 LINE = TEXT + 6
+MOST_TEXT = 500
+"""Letters of a text that are looked at: cutting one to its room takes the square of its length."""
 LARGE = 960
 PAPER, INK = (255, 255, 255), (30, 30, 34)
 # Colours that tell classes apart, after P. Green-Armytage, "A colour alphabet and the limits of
@@ -57,6 +59,7 @@ def draw_boxes(picture: Picture, scale: int = 1) -> Image:
 
 
 def _name_tag(image, name: str, left: int, top: int, colour: tuple[int, int, int], size) -> None:
+  name = _drawable(name)
   width, height = min(_text_width(name, size) + 6, image.shape[1]), size + LINE - TEXT
   # Above the box where there is room, else inside; never outside the picture.
   x = min(max(left, 0), image.shape[1] - width)
@@ -76,13 +79,19 @@ def write(
   room: int | None = None,
 ) -> None:
   """One line of text of `size` pixels from (x, y) on, cut to `room` or where the image ends."""
-  text = " ".join(text.split())
+  text = _drawable(text)
   room = image.shape[1] - x if room is None else room
   if _text_width(text, size, weight) > room:
     while text and _text_width(text + "...", size, weight) > room:
       text = text[:-1]
     text += "..."
   cv2.putText(image, text, (x, y + size + 1), colour, cv2.FontFace("sans"), size, weight)
+
+
+def _drawable(text: str) -> str:
+  # OpenCV ends with a segmentation fault at a lone surrogate, which the name of any file that is no
+  # UTF-8 has, and any JSON can hold.
+  return " ".join(text[:MOST_TEXT].encode(errors="replace").decode().split())
 
 
 def _text_width(text: str, size: int, weight: int = 500) -> int:

@@ -21,7 +21,7 @@ def split_heads(
   kv: Float[Array, "batch *space channels"], num_heads: int
 ) -> tuple[Float[Array, "batch tokens heads dim"], Float[Array, "batch tokens heads dim"]]:
   """Keys and values of a map whose 2C channels hold, head after head, first k then v."""
-  tokens = kv.reshape(kv.shape[0], -1, num_heads, kv.shape[-1] // num_heads)
+  tokens = rearrange(kv, "b ... (h d) -> b (...) h d", h=num_heads)
   k, v = jnp.split(tokens, 2, axis=-1)
   return k, v
 

@@ -204,7 +204,7 @@ def find_selection(selection: str | Selection) -> Selection:
   if module and name:
     try:
       rule = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
       problem = f" ({error})"
     else:
       if callable(rule):

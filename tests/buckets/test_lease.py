@@ -59,6 +59,16 @@ def test_a_process_of_this_machine_that_died_holds_nothing(lock, monkeypatch):
       pass
 
 
+def test_a_process_of_another_container_of_this_machine_is_not_taken_for_dead(lock, monkeypatch):
+  """Their process ids count from 1 each."""
+  monkeypatch.setattr(module, "LEASE_SECONDS", 60.0)
+  with lease(lock, **TEXTS):
+    monkeypatch.setattr(module, "_pids", lambda: "pid:[1]")
+    monkeypatch.setattr(module, "_began", lambda pid="self": "7")
+    with pytest.raises(UserError, match="someone trains here"), lease(lock, **TEXTS):
+      pass
+
+
 @pytest.mark.parametrize(
   "text", ['{"host": "elsewhere", "boot": "b", "pid": 1, "began": "1"}', "?"]
 )

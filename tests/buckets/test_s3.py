@@ -8,6 +8,7 @@ from pst_jax.buckets import bucket_path
 from pst_jax.convert import io
 from pst_jax.convert.formats.orbax_folder import write_folder
 from pst_jax.errors import MissingFileError, UserError
+from train.evaluation import source
 
 pytest.importorskip("s3fs")
 
@@ -68,3 +69,7 @@ def test_no_credentials_are_told(bucket, monkeypatch):
   monkeypatch.setattr(buckets, "_install", lambda scheme: None)
   with pytest.raises(UserError, match=r"cannot be read \(access was refused \(.*sign in"):
     io.read(f"{bucket}/w.safetensors")
+
+
+def test_weights_there_are_evaluated(bucket):
+  assert source.run_config(f"{bucket}/w.safetensors") is None

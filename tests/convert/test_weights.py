@@ -10,6 +10,7 @@ from support.pytorch import torch, twins
 import pst_jax
 from pst_jax import convert
 from pst_jax.convert import Metadata, read_weights, write_safetensors, write_weights
+from pst_jax.errors import UserError
 
 FACTS = {
   "weights": "ema",
@@ -141,6 +142,11 @@ def test_quantized_weights_are_an_error(tmp_path):
     ),
     ({"options": tiny_weights.OPTIONS | {"width": 0.25}}, "of another shape: conv1.weight"),
     ({"preprocessing": {"image_size": 16}}, r"damaged \(preprocessing\)"),
+    (
+      {"preprocessing": tiny_weights.PREPROCESSING | {"mean": [10**400, 0, 0]}},
+      r"damaged \(preprocessing\)",
+    ),
+    ({"task": "detection"}, "say task detection, but resnet18_pst is a network for class"),
     ({"class_names": [1]}, r"damaged \(class_names\)"),
     ({"step": -1}, r"damaged \(step\)"),
   ],
@@ -185,3 +191,38 @@ def test_blocks_of_the_first_version_and_of_other_tasks_read():
   detection = Metadata("yolo11n", {"num_classes": 80}, "x", task="detection")
   detection = dataclasses.replace(detection, preprocessing={"image_size": 640, "stride": 32})
   assert Metadata.from_block(json.loads(json.dumps(detection.to_block()))) == detection
+
+
+@pytest.mark.parametrize("changes", [{"preprocessing": {"image_size": 64}}, {}])
+def test_weights_of_another_task_than_they_say_are_not_written(tmp_path, changes):
+  new = tiny_weights.weights()
+  metadata = Metadata("yolo11n", {"num_classes": 80}, "x", **changes)
+  with pytest.raises(UserError, match="say task classification, but yolo11n is a network for det"):
+    write_weights(tmp_path / "w.safetensors", dataclasses.replace(new, metadata=metadata))
+  assert not list(tmp_path.iterdir())
+
+
+def test_files_are_written_below_the_home_folder(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  write_weights("~/w.safetensors", tiny_weights.weights())
+  assert read_weights("~/w.safetensors").metadata.model == tiny_weights.MODEL
+
+
+def with_counters(path, value):
+  entries = tiny_weights.state_dict()
+  norms = [name.rpartition(".")[0] for name in entries if name.endswith("running_var")]
+  write_safetensors(path, entries | {f"{norm}.num_batches_tracked": value for norm in norms}, {})
+  return path
+
+
+@pytest.mark.parametrize("count", [np.array(-1), np.array(2**63, np.uint64)])
+def test_a_counter_that_cannot_be_counts_for_nothing(tmp_path, count):
+  path = with_counters(tmp_path / "w.safetensors", count)
+  assert read_weights(path).metadata.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("count", [np.nan, np.inf])
+def test_a_counter_that_is_no_number_is_named(tmp_path, count):
+  path = with_counters(tmp_path / "w.safetensors", np.array(count))
+  with pytest.raises(UserError, match=r"entries hold NaN or infinity \(bn1.num_batches_tracked"):
+    read_weights(path)

@@ -12,9 +12,11 @@ from support.small_weights import PREPROCESSING, small_file, small_images, small
 
 from pst_jax import __main__ as command_line
 from pst_jax.commands.answers import Classes
+from pst_jax.convert import read_weights, write_safetensors
+from pst_jax.errors import UserError
 from pst_jax.inference.class_names import class_names
 from pst_jax.inference.classifier import Classifier
-from pst_jax.inference.drawing import Picture
+from pst_jax.inference.drawing import Picture, write
 from pst_jax.inference.overlay import PANEL, draw_overlay
 from pst_jax.inference.predictions import likeliest
 from pst_jax.inference.predictor import normalize
@@ -150,6 +152,39 @@ def test_no_file_of_weights_chooses_what_is_imported():
   with pytest.raises(ValueError, match=r"the rule os:system.*give it with --selection"):
     Classifier.from_weights(weights, top_k=2)
   assert Classifier.from_weights(weights, top_k=0).network.selection == "top_k"
+
+
+@pytest.mark.parametrize(
+  "option", [{"selection": "this_is_run:rule"}, {"top_k": 2}, {"folded": True}, {"dropout": 0.5}]
+)
+def test_no_file_of_weights_says_more_of_its_network_than_weights_do(tmp_path, monkeypatch, option):
+  (tmp_path / "this_is_run.py").write_text("raise SystemExit('run')")
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.syspath_prepend(tmp_path)
+  weights = small_weights()
+  block = weights.metadata.to_block()
+  block["options"] |= option
+  write_safetensors("forged.safetensors", weights.state_dict(), block)
+  with pytest.raises(UserError, match=rf"the option '{next(iter(option))}' of model resnet18_pst"):
+    read_weights("forged.safetensors")
+
+
+@pytest.mark.parametrize("table", ["json", "csv"])
+def test_a_name_that_is_no_utf8_costs_no_table(folder, tmp_path, table):
+  image = os.fsencode(tmp_path) + b"/\xff.png"
+  shutil.copy(folder / "images" / "a.PNG", image)
+  out = tmp_path / "table"
+  drawn = tmp_path / "tokens.png"
+  options = f"--{table}", out, "--topk-overlay", drawn
+  assert predict(folder / "weights.safetensors", os.fsdecode(image), "--top-k", 2, *options) == 0
+  assert "\\udcff.png" in out.read_text()
+  assert drawn.exists()
+
+
+def test_a_very_long_name_is_drawn_at_once():
+  image = np.zeros((40, 200, 3), np.uint8)
+  write(image, "long " * 20_000, 2, 2, (255, 255, 255))
+  assert image.any()
 
 
 def explained(classifier):
@@ -290,6 +325,7 @@ MISTAKES = {
   ),
   "overlays of the same name": ("{w} {i} {i} --topk-overlay {d}/o", "would both be drawn as"),
   "table that exists": ("{w} {i}/a.PNG --csv {i}/notes.txt", "--force"),
+  "two tables in one file": ("{w} {i}/a.PNG --csv {d}/t --json {d}/./t", "written twice"),
   "table nowhere": ("{w} {i}/a.PNG --json {d}/no/p.json", "does not exist"),
 }
 

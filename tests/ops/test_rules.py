@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -142,6 +143,19 @@ def in_python(scores, k, key):
 def test_a_rule_that_does_not_is_told_why(rule, complaint):
   with pytest.raises(UserError, match=complaint):
     ops.check_selection(rule)
+
+
+def at_random(scores, k, key):
+  return jax.lax.top_k(jax.random.uniform(key, scores.shape), k)[1]
+
+
+def test_a_random_rule_need_not_say_that_it_takes_a_key():
+  ops.check_selection(at_random)
+
+
+def test_the_name_of_a_module_that_cannot_be_is_told():
+  with pytest.raises(UserError, match=r"selection='\.a:b' was given, but it must be one of"):
+    ops.find_selection(".a:b")
 
 
 # children of what the rules return

@@ -22,6 +22,7 @@ def pretend(monkeypatch, kind, platform, count, processes=1):
     ("cpu", "cpu", 1, 1, "cpu"),
     ("cpu", "cpu", 8, 1, "cpu (8 fake devices)"),
     ("cpu", "cpu", 4, 4, "cpu in 4 processes"),
+    ("cpu", "cpu", 4, 2, "cpu (4 fake devices) in 2 processes"),
   ],
 )
 def test_the_line_names_kind_and_count(monkeypatch, kind, platform, count, processes, line):

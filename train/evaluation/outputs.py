@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import os
 import pathlib
 
 from pst_jax.errors import UserError
@@ -33,9 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(options: argparse.Namespace) -> None:
   """Raises UserError if a file that the command is to write cannot be written, or not drawn."""
+  taken = {}
   for name, text in OUTPUTS.items():
     path = getattr(options, name, None)
     if path:
+      if other := taken.get(os.path.realpath(path)):
+        raise UserError(f"{other} and {_option(name)} are both {path}: give each a file of its own")
+      taken[os.path.realpath(path)] = _option(name)
       if text.endswith(_PLOT):
         check_plot(_option(name), path, force=options.force)
       else:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from pst_jax import hub
+from pst_jax.buckets import is_url
 from pst_jax.convert.io import Weights
 from pst_jax.errors import UserError
 from pst_jax.inference.predictor import has_pst
@@ -23,7 +24,8 @@ from train.tasks import registry
 
 def run_config(source: str | os.PathLike) -> schema.Config | None:
   """The config of a run folder; None for other weights; UserError if it cannot be used."""
-  if hub.is_address(source):
+  # A run's folder is nowhere else; files and folders of weights are.
+  if hub.is_address(source) or (is_url(source) and not os.fspath(source).startswith("gs://")):
     return None
   run = RunFolder(source)
   return run.read_config() if run.has_config() else None
@@ -127,6 +129,10 @@ def evaluate_weights(
   """
   setup = make_eval_setup(config, dataset.num_classes)
   barrier(setup.mesh)
-  variables = jax.device_put(weights.variables, sharding.replicated(setup.mesh))
+  place = sharding.replicated(setup.mesh)
+  # `device_put` would compare each array over the processes, by a rule to which NaN is unequal.
+  variables = jax.tree.map(
+    lambda x: jax.make_array_from_callback(x.shape, place, lambda part: x[part]), weights.variables
+  )
   totals = measure(setup, variables, dataset)
   return totals, metrics_of(setup, totals)

@@ -45,11 +45,12 @@ def _gpu(name, bf16_flops, memory, bandwidth, nvlink, network, page, cpus) -> Gp
   )
 
 
+# The H200's 141 GB are 143,771 MiB to nvidia-smi.
 # Hardware threads of a DGX A100 (2 x EPYC 7742) and of a DGX H100 or H200 (2 x Xeon 8480C).
 _ALL = (
   _gpu("a100", 312e12, 80 * GIB, 2039e9, 600e9, 200e9, "a100", 256),
   _gpu("h100", 989.4e12, 80 * GIB, 3350e9, 900e9, 400e9, "h100", 224),
-  _gpu("h200", 989.4e12, 141e9, 4800e9, 900e9, 400e9, "h200", 224),
+  _gpu("h200", 989.4e12, 140 * GIB, 4800e9, 900e9, 400e9, "h200", 224),
 )
 GPUS = {chip.name: chip for chip in _ALL}
 

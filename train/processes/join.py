@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 import typing
 from collections.abc import Callable, Iterator
 from typing import Annotated
@@ -45,8 +46,8 @@ class Processes:
     str | None,
     Doc(
       "HOST:PORT of process 0, which the others can reach. Several processes: give this, "
-      "--num-processes and --process-id to each; TPU pods, SLURM (srun), Open MPI and indexed "
-      "Kubernetes jobs need none of them."
+      "--num-processes and --process-id to each; TPU pods, SLURM (srun) and Open MPI need none of "
+      "them, nor do indexed Kubernetes jobs with jax[k8s] and an account that may read pods."
     ),
   ] = None
   num_processes: Annotated[
@@ -234,6 +235,7 @@ def _join(processes: Processes) -> bool:
   timer = threading.Timer(processes.join_timeout, give_up)
   timer.daemon = True
   timer.start()
+  _allow_many_files()
   try:
     jax.distributed.initialize(
       processes.coordinator,
@@ -246,12 +248,28 @@ def _join(processes: Processes) -> bool:
   except Exception as error:
     # No cluster was found (ValueError), or JAX has been used in this process before.
     in_use = isinstance(error, RuntimeError) and not isinstance(error, jax.errors.JaxRuntimeError)
-    if not by_options and (in_use or isinstance(error, ValueError)):
+    is_alone = not by_options and (in_use or isinstance(error, ValueError))
+    if is_alone and not _is_of_a_cluster(error):
       return False
     raise UserError(f"{sentence} ({describe(error)}): {advice}") from error
   finally:
     timer.cancel()
   return True
+
+
+def _is_of_a_cluster(error: Exception) -> bool:
+  """Whether JAX's code for a kind of cluster raised it: no process must then train alone."""
+  files = [pathlib.Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+  return any(file.parent.name == "clusters" and file.stem != "cluster" for file in files)
+
+
+def _allow_many_files() -> None:
+  """Process 0 keeps connections to all others, and systemd and many shells allow 1,024 files."""
+  with contextlib.suppress(ImportError, ValueError, OSError):
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _watch(

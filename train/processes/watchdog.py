@@ -138,8 +138,11 @@ class Watchdog:
     if not self._parts():
       return False
     if self._stacks and message.get("hangs"):
-      with contextlib.suppress(OSError), open(self._stacks, "w") as file:
-        faulthandler.dump_traceback(file, all_threads=True)
+      with contextlib.suppress(OSError):
+        # A new run that hangs while it starts has no folder yet.
+        self._stacks.parent.mkdir(parents=True, exist_ok=True)
+        with open(self._stacks, "w") as file:
+          faulthandler.dump_traceback(file, all_threads=True)
     self._send(message)
     return True
 

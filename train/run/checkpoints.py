@@ -88,11 +88,15 @@ class Checkpoints(contextlib.AbstractContextManager):
     """The newest step on disk or being written; None when there is none."""
     return max(self._manager.all_steps(), default=None)
 
-  def require_space(self, abstract_state: PyTree) -> None:
-    """Raises UserError when the disk has no space for the checkpoints that this run will keep."""
+  def require_space(self, abstract_state: PyTree, saves: int) -> None:
+    """Raises UserError when the disk has no space for the checkpoints that this run will keep.
+
+    It saves no more than `saves`, and one where it is stopped.
+    """
     one = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(abstract_state))
     # The latest ones, the best one and the one being written, less those that are there already.
-    missing = max(1, self._keep_latest + 2 - len(layout.saved_steps(self.directory)))
+    most = min(self._keep_latest + 2, saves + 1)
+    missing = max(1, most - len(layout.saved_steps(self.directory)))
     check_directory(self.directory, one * missing)
 
   def save(

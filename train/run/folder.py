@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from pst_jax.buckets import is_absent, is_url
-from pst_jax.checkpoints.layout import RUN_ID, Identity, saved_steps
+from pst_jax.checkpoints.layout import RUN_ID, CorruptError, Identity, read_record, saved_steps
 from pst_jax.errors import UserError
 from pst_jax.files import lock, place, write_output
 from pst_jax.lease import lease
@@ -108,7 +108,17 @@ def _prepare(folder: RunFolder, config: Config) -> None:
   if not is_url(folder.run_id):
     recover_file(folder.run_id)
   if not is_there(folder.run_id):
-    write_output(folder.run_id, f"{secrets.token_hex(16)}\n".encode())
+    run = _run_of_checkpoints(folder) or secrets.token_hex(16)
+    write_output(folder.run_id, f"{run}\n".encode())
+
+
+def _run_of_checkpoints(folder: RunFolder) -> str | None:
+  """What the newest checkpoint that says so is of; with another name all would be passed over."""
+  for step in reversed(saved_steps(folder.checkpoints)):
+    with contextlib.suppress(CorruptError):
+      if run := read_record(folder.checkpoints, step)["run"]:
+        return run
+  return None
 
 
 def _text(path: Path) -> str:

@@ -32,7 +32,7 @@ def read(run: str) -> History:
   folder = RunFolder(run)
   config = folder.read_config()
   try:
-    text = folder.metrics.read_text(errors="replace")
+    text = folder.metrics.read_bytes().decode(errors="replace")  # a bucket's path has no `errors`
   except OSError as error:
     raise UserError(
       f"{folder.metrics} cannot be read ({error.strerror}): give runs that have begun"

@@ -151,7 +151,8 @@ class RunLog:
 
   def message(self, text: str) -> None:
     """Prints text above the progress line."""
-    self._progress.console.print(text, markup=False, soft_wrap=True)
+    # A path may have what Rich takes for an emoji's name, as in run:x:1.
+    self._progress.console.print(text, markup=False, emoji=False, soft_wrap=True)
 
   def _say(self, sentences: list[str]) -> None:
     for sentence in sentences:

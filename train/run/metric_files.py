@@ -49,8 +49,12 @@ class MetricFiles:
         return
       record_writer = _import_record_writer()
       folder.mkdir(exist_ok=True)
-      # TensorBoard reads the files of a folder in the order of their names.
-      name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
+      # TensorBoard reads the files of a folder in the order of their names, which the clock of a
+      # machine that is set back, or of another one, does not keep.
+      before = [path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*")]
+      last = max((int(each) for each in before if each.isdecimal()), default=0)
+      stamp = max(time.time_ns(), last + 1)
+      name = f"events.out.tfevents.{stamp}.{socket.gethostname()}"
       self._events = record_writer(str(folder / name))
       self._flushed = -math.inf
       self._add_event(file_version="brain.Event:2")

@@ -12,8 +12,8 @@ from train.setup import Setup
 _CHIPS = CHIPS | GPUS
 # What JAX calls the chips whose names are others there.
 _NAMES = {"tpu v5 lite": "v5e", "tpu v5": "v5p", "tpu v6 lite": "v6e"}
-# Boards of the same chip with another clock.
-_OTHER_BOARDS = {"pcie", "nvl"}
+# Boards of the same chip with another clock, and parts of one.
+_OTHER_BOARDS = {"pcie", "nvl", "mig"}
 # Forward, and as much again for the gradients of the activations and of the parameters: what the
 # network asks for, whatever is computed twice (arXiv 2204.02311, appendix B).
 _PASSES = 3

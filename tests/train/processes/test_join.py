@@ -3,14 +3,17 @@
 import argparse
 import contextlib
 import os
+import resource
 import socket
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
 from pst_jax.errors import UserError
-from train.processes import lines
+from train.processes import join, lines
 from train.processes.join import Processes, add_options, from_options, init_processes
 from train.processes.lines import open_lines
 from train.processes.watchdog import LOST, Watchdog
@@ -238,3 +241,29 @@ def test_only_the_coordinators_address_is_listened_on():
   with pytest.raises(ConnectionRefusedError):
     socket.create_connection(("127.0.0.2", waiting.address[1]))
   assert waiting.join()
+
+
+def test_a_cluster_that_cannot_be_read_is_no_lack_of_one():
+  """Each process would train the whole run, alone."""
+  environment = os.environ | {
+    "OMPI_MCA_orte_hnp_uri": "1531576320.0;usock;",
+    "OMPI_COMM_WORLD_SIZE": "2",
+    "OMPI_COMM_WORLD_RANK": "0",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "0",
+  }
+  program = "from train.processes.join import *\nwith init_processes(Processes()): print('alone')"
+  done = subprocess.run(
+    [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+  )
+  assert "UserError: the processes of this run did not come together (" in done.stderr
+  assert done.stdout == ""
+
+
+def test_process_0_may_open_as_many_files_as_the_system_allows():
+  before = resource.getrlimit(resource.RLIMIT_NOFILE)
+  resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))
+  try:
+    join._allow_many_files()
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+  finally:
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)

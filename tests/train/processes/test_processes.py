@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from support import shallow_networks
+from support import another_machine, shallow_networks
 from support.run_processes import REPOSITORY, TINY, Run, flags_of, free_port, start
 from support.run_results import assert_close, bits, last_state, lines
 
@@ -226,3 +226,15 @@ def test_processes_that_do_not_come_are_not_waited_for_for_ever(tmp_path):
   assert ended.returncode == 2, ended.stderr
   assert "error: the processes of this run did not come together at localhost:" in ended.stderr
   assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not another_machine.is_possible(), reason="it takes root to be two machines")
+def test_two_machines_train_one_run(tmp_path):
+  """For XLA they are two slices, which `jax.make_mesh` refuses."""
+  program = f"{another_machine.__file__} {shallow_networks.__file__} train"
+  short = f"{TINY} --epochs 1 --fsdp 2 --run-dir {tmp_path}/run"
+  with start(short, count=2, devices=2, programs=[program] * 2) as run:
+    for code, _, err in run.ends():
+      assert code == 0, err
+  assert lines(tmp_path / "run")[-1]["step"] == 5

@@ -193,9 +193,11 @@ def test_the_room_needed_counts_all_checkpoints_that_are_kept(tmp_path, monkeypa
   monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(free, 0, free))
   state = {"x": jax.ShapeDtypeStruct((1000,), jnp.float32)}
   with Checkpoints(tmp_path, keep_latest=8) as checkpoints:
-    checkpoints.require_space(state)
+    checkpoints.require_space(state, saves=100)
   with Checkpoints(tmp_path, keep_latest=9) as checkpoints, pytest.raises(UserError):
-    checkpoints.require_space(state)
+    checkpoints.require_space(state, saves=100)
+  with Checkpoints(tmp_path, keep_latest=10_000) as checkpoints:
+    checkpoints.require_space(state, saves=9)  # and one where it is stopped
 
 
 class limited_files:

@@ -14,6 +14,7 @@ from train import loop
 from train.config import CheckpointConfig, Config, DataConfig, OptimConfig
 from train.run.folder import open_run
 
+SAVES = 7
 CONFIG = Config(data=DataConfig(dataset="synthetic"))
 
 
@@ -23,7 +24,9 @@ def no_training(monkeypatch):
 
   def make(config, *arguments):
     state = {"x": jax.ShapeDtypeStruct((10**6,), "float32")}
-    return types.SimpleNamespace(config=config, abstract_state=state, total_steps=100, mesh=None)
+    return types.SimpleNamespace(
+      config=config, abstract_state=state, total_steps=100, saves=SAVES, mesh=None
+    )
 
   monkeypatch.setattr(loop, "make_setup", make)
 
@@ -107,3 +110,15 @@ def test_a_run_gets_an_identity_and_keeps_it(tmp_path):
 def test_a_config_that_is_nested_without_end_is_one_sentence(tmp_path):
   (tmp_path / "config.json").write_text("[" * 100_000)
   assert f"{tmp_path}/config.json cannot be used" in error_of(config_in(tmp_path))
+
+
+def test_an_identity_that_is_gone_is_that_of_the_checkpoints(tmp_path, monkeypatch):
+  """With another one, all of them would be passed over."""
+  with open_run(config_in(tmp_path)) as folder:
+    run = folder.identity(config_in(tmp_path)).run
+  (tmp_path / "run_id").unlink()
+  (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+  monkeypatch.setattr("train.run.folder.saved_steps", lambda _: [5])
+  monkeypatch.setattr("train.run.folder.read_record", lambda *_: {"run": run})
+  with open_run(config_in(tmp_path)) as folder:
+    assert folder.identity(config_in(tmp_path)).run == run

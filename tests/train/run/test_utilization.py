@@ -28,6 +28,7 @@ from train.run.utilization import images_per_second_at_peak, peak_flops, peak_me
     ("TPU v3", None),
     ("NVIDIA H100 PCIe", None),
     ("NVIDIA H100 NVL", None),
+    ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
     ("cpu", None),
     ("NVIDIA GeForce RTX 4090", None),
   ],

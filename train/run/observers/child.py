@@ -22,6 +22,7 @@ from time import monotonic, time
 
 from pst_jax.errors import describe
 from pst_jax.files import write_output
+from pst_jax.presence import is_file
 from train.run.history import lines_of
 from train.run.observers import registry
 from train.run.observers.base import Facts
@@ -36,7 +37,7 @@ class Sender:
 
   def __init__(self, name: str, note: Path, say: Callable[[str], None]):
     self._name, self._note, self._say = name, note, say
-    noted = json.loads(note.read_text()) if note.is_file() else {}
+    noted = json.loads(note.read_text()) if is_file(note) else {}
     self._noted = noted.get("step", 0), noted.get("line", 0)
     self._number = noted.get("number", 0)
     self._seen = 0, 0  # the newest step, and how many lines of it there were
@@ -106,7 +107,7 @@ class Sender:
 
 def _earlier(path: Path, until: int) -> Iterator[tuple[int, float, dict]]:
   """The lines of metrics.jsonl up to a step."""
-  if not path.is_file():
+  if not is_file(path):
     return
   for line in lines_of(path.read_text(errors="replace")):
     if (step := line.pop("step")) <= until:

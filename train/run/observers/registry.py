@@ -26,7 +26,7 @@ def require_installed(names: list[str]) -> None:
     package = name.partition(":")[0]
     try:
       spec = importlib.util.find_spec(package)
-    except ModuleNotFoundError:  # the package of a module
+    except (ImportError, ValueError):  # the package of a module; a name that begins with a dot
       spec = None
     # A folder `wandb`, as wandb leaves one, has a spec too, but no file.
     if spec is None or spec.origin is None:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pst_jax.convert.metadata import Metadata
+from pst_jax.errors import UserError
 from pst_jax.inference.classifier import Classifier
 from pst_jax.inference.drawing import Picture
 from train.schema import ModelConfig
@@ -92,6 +93,11 @@ class Classification(Task):
 
   def compute(self, total: dict[str, Any], config: Config) -> dict[str, float]:
     sums = total["sums"]
+    if not sums["count"]:
+      raise UserError(
+        f"no image of the split {config.data.eval_split} is whole, so that nothing can be "
+        "evaluated: restore the data set's files or prepare it again"
+      )
     means = {name: sums[name] / sums["count"] for name in ("top1", "top5", "loss")}
     return means | {"count": sums["count"]}
 
