@@ -4,7 +4,6 @@ A run's folder in the place of CONFIG means that run, by the config that it keep
 """
 
 import contextlib
-import dataclasses
 import pathlib
 import sys
 import tempfile
@@ -44,9 +43,10 @@ def main(arguments: list[str]) -> None:
   from pst_jax.files import place
   from train.options import parse_run
   from train.processes.join import init_processes
+  from train.run.folder import load
   from train.run.timing import Times
 
-  config, processes = parse_run(_load(arguments[0]), arguments[0], arguments[1:])
+  config, processes = parse_run(load(arguments[0]), arguments[0], arguments[1:])
   times = Times()
   run_dir = place(config.run_dir, "run_dir", ("gs",))
   with _on_disk(run_dir) as stacks, init_processes(processes, stacks, times) as should_stop:
@@ -69,23 +69,6 @@ def _on_disk(run_dir):
   finally:
     with contextlib.suppress(OSError):  # it holds stacks
       folder.rmdir()
-
-
-def _load(source: str):
-  """The config of a config file, or of a run in its own folder."""
-  from pst_jax.buckets import is_url
-  from pst_jax.presence import is_there
-  from train.config import load_file
-  from train.run.folder import RunFolder
-
-  if is_url(source):
-    return dataclasses.replace(RunFolder(source).read_config(), run_dir=source)
-  path = pathlib.Path(source)
-  path = path.parent if path.name == "config.json" else path
-  if not is_there(path / "config.json"):
-    return load_file(source)
-  # It may have been moved since.
-  return dataclasses.replace(RunFolder(path).read_config(), run_dir=str(path))
 
 
 def _title(file: pathlib.Path) -> str:

@@ -14,7 +14,8 @@ python -m train.plan CONFIG --topology v5e:16x16 [options] [overrides of the con
 Compiles the training step of a config with the real TPU compiler, on a machine without a TPU, and
 prints whether it fits, what it computes and moves, and the least time that this takes on the chips.
 Nothing runs. A ResNet-50 takes minutes to compile on two cores. Needs pip install
-libtpu; for GPUs (h100:8, h200:4x8) nothing, but some figures are weaker there.
+libtpu; for GPUs (h100:8, h200:4x8) nothing, but some figures are weaker there. A run's folder does
+for CONFIG too.
 
   python -m train.plan configs/classification/synthetic.py --topology v5e:4x4 --batch-per-chip 256
   python -m train.plan synthetic --topology v5p:4x4x4 --model.name r50-cls-pst \\
@@ -27,16 +28,16 @@ def main(arguments: list[str]) -> None:
   # Before jax is imported: with libtpu installed it would look for a TPU, and take minutes.
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
   from pst_jax.files import check_free, write_output
-  from train.config import load_file
   from train.config_values import check
   from train.planning import report, topologies
   from train.planning.compiling import compile_step, limit
+  from train.run.folder import load
 
   if options.json:
     # Not after minutes of compiling.
     check_free(options.json, force=True)
   topology = topologies.find_slice(options.topology)
-  config = parse(load_file(path), path, overrides)
+  config = parse(load(path), path, overrides)
   if options.batch_per_chip:
     size = options.batch_per_chip * topology.num_chips
     config = dataclasses.replace(config, batch_size=size)

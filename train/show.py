@@ -12,7 +12,7 @@ USAGE = """\
 python -m train.show CONFIG --images 16 --output grid.png [options] [overrides of the config]
 
 Draws the first images of a run's training, cropped, augmented and mixed as the network gets them,
-with their boxes or classes. Nothing is trained or changed.
+with their boxes or classes. Nothing is trained or changed. A run's folder does for CONFIG too.
 
   python -m train.show digits --output digits.png
   python -m train.show imagenet_r50_cls_pst --images 32 --step 1000 --data.mixup 0.2
@@ -26,14 +26,14 @@ def main(arguments: list[str]) -> None:
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
   from pst_jax.files import check_free, write_output
   from pst_jax.inference.drawing import encode_png
-  from train.config import load_file
   from train.config_values import check
   from train.data.drawing import draw_grid
+  from train.run.folder import load
 
   if options.images < 1 or options.step < 0:
     raise UserError("--images must be 1 or more, and --step 0 or more")
   check_free(options.output, force=options.force)
-  config = parse(load_file(path), path, overrides)
+  config = parse(load(path), path, overrides)
   check(config)
   grid = draw_grid(training_pictures(config, options.images, options.step))
   write_output(options.output, encode_png(grid), force=options.force)

@@ -7,6 +7,7 @@ import pytest
 from pst_jax.errors import UserError
 from train.config import load_file
 from train.data import train_batches
+from train.run.folder import open_run
 from train.show import main, training_pictures
 from train.tasks import registry
 
@@ -65,3 +66,11 @@ def test_a_file_that_exists_is_kept_unless_forced(config, tmp_path):
 def test_numbers_that_cannot_be_are_refused(arguments, tmp_path):
   with pytest.raises(UserError, match="--images must be 1 or more"):
     main(["digits", "--output", str(tmp_path / "x.png"), *arguments])
+
+
+def test_the_folder_of_a_run_means_its_config(config, tmp_path):
+  run = tmp_path / "run"
+  with open_run(dataclasses.replace(config, run_dir=str(run))):
+    pass
+  main([str(run), "--images", "2", "--output", str(tmp_path / "grid.png")])
+  assert (tmp_path / "grid.png").exists()

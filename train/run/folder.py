@@ -1,6 +1,7 @@
 """The folder of a run: its config, its lock, its identity, and where everything in it lies."""
 
 import contextlib
+import dataclasses
 import os
 import secrets
 from collections.abc import Iterator
@@ -14,9 +15,23 @@ from pst_jax.files import lock, place, write_output
 from pst_jax.lease import lease
 from pst_jax.overwrite import recover_file
 from pst_jax.presence import is_file, is_there
-from train.config import from_json
+from train.config import from_json, load_file
 from train.config_values import difference, flatten, to_json
 from train.schema import RESUME_MAY_CHANGE, Config
+
+
+def load(source: str) -> Config:
+  """The config of a config file, or of a run in its own folder, of which that is the run_dir.
+
+  Raises:
+    UserError: there is neither, or it cannot be used.
+  """
+  path = place(source, "CONFIG", ("gs",))
+  path = path.parent if path.name == "config.json" else path
+  if not (is_url(path) or is_there(path / "config.json")):
+    return load_file(source)
+  # It may have been moved since.
+  return dataclasses.replace(RunFolder(path).read_config(), run_dir=str(path))
 
 
 class RunFolder:
