@@ -3,9 +3,13 @@
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from pst_jax.errors import UserError
 from pst_jax.layers.base import Layer, Map
+
+# The name of the statistics of a batch for policies of rematerialisation.
+STATISTICS = "statistics"
 
 
 class BatchNorm(Layer):
@@ -58,6 +62,7 @@ def _statistics(groups, dtype):
   wide = groups.astype(dtype)
   mean = jnp.mean(wide, axis=axes)
   var = jnp.maximum(jnp.mean(jnp.square(wide), axis=axes) - jnp.square(mean), 0)
+  mean, var = (checkpoint_name(each, STATISTICS) for each in (mean, var))
   return mean, var, groups[0].size // groups.shape[-1]
 
 

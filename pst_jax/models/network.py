@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from pst_jax.errors import UserError
 from pst_jax.layers.base import Map, Positions
 from pst_jax.layers.conv_norm import CONVOLUTION, IN_BLOCKS
+from pst_jax.layers.norm import STATISTICS
 from pst_jax.layers.pst import PSTLayer
 from pst_jax.ranges import ABOVE_0, FRACTION, TRUE_OR_FALSE, WHOLE_FROM_1, one_of
 
@@ -26,7 +27,7 @@ REMAT_POLICIES = {
   "nothing": jax.checkpoint_policies.nothing_saveable,
   # BatchNorm and activations are computed again: they cost next to nothing, but their results take
   # as much memory, and as long to write and read, as the convolutions' own.
-  "convolutions": jax.checkpoint_policies.save_only_these_names(CONVOLUTION),
+  "convolutions": jax.checkpoint_policies.save_only_these_names(CONVOLUTION, STATISTICS),
 }
 
 
