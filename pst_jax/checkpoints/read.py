@@ -199,8 +199,10 @@ def _system_code(error: BaseException | None) -> int | None:
 
 
 def short(error: BaseException) -> str:
-  """The reason in a few words."""
-  code = None if isinstance(error, CorruptError | UserError) else _system_code(error)
+  """The reason, in a few words where it is a library's."""
+  if isinstance(error, CorruptError | UserError):
+    return str(error)  # with long paths too: its end says what to do
+  code = _system_code(error)
   if code is not None:
     said = getattr(error, "strerror", None)
     return said or os.strerror(code)

@@ -27,6 +27,7 @@ from support.saved_states import (
   steps_in,
 )
 
+from pst_jax.checkpoints.read import short
 from pst_jax.errors import UserError
 from train.run.checkpoints import Checkpoints, check_directory, restore
 
@@ -286,3 +287,8 @@ def test_the_error_that_ends_a_run_is_not_hidden_by_a_failed_save(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
       checkpoints.save(2, big, metrics=None, extra={})
       raise UserError("loss is not finite")
+
+
+def test_a_sentence_of_ours_is_told_to_its_end():
+  sentence = f"The folder /{'x' * 300} cannot be written (Too many open files); free some"
+  assert short(UserError(sentence)) == sentence
