@@ -140,6 +140,14 @@ def os_error(error: Exception) -> OSError:
   return OSError(errno.EIO, f"the store answers: {text}")
 
 
+def reason_of_reader(text: str) -> str | None:
+  """Why a store did not serve array_record's own reader, by its words; None: they are of no store."""
+  if not any(mark in text for mark in ("Permanent error", "Retry policy exhausted")):
+    return None
+  refused = re.search(r'"code": ?(40[13])\b', text)
+  return _REFUSED.format(refused[1]) if refused else f"the store answers: {text[:150]}"
+
+
 @contextlib.contextmanager
 def told(path, verb: str) -> Iterator[None]:
   """Turns what goes wrong with a path in a bucket into one sentence."""

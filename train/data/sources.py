@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from pst_jax.buckets import reason_of_reader
 from pst_jax.errors import UserError
 from pst_jax.preprocessing import decode
 from train.config_values import check_values
@@ -160,7 +161,7 @@ class TfdsRecords(Sequence):
 
   Raises (when a record is read):
     BadImage: the record is damaged.
-    UserError: the disk fails, which says nothing of the record; or `read` says so.
+    UserError: the disk or the store fails, which says nothing of the record; or `read` says so.
   """
 
   def __init__(self, source: Sequence, name: str, read: Callable[[dict], dict]):
@@ -184,6 +185,10 @@ class TfdsRecords(Sequence):
     except UserError as error:
       raise UserError(f"{name} {error}") from None
     except Exception as error:  # array_record, protobuf and TFDS each have their own kinds
+      if refused := reason_of_reader(str(error)):
+        raise UserError(
+          f"{name} cannot be read ({refused}): mend that, then give the same command again"
+        ) from error
       # array_record says so of a call to the system: "pread() failed: Input/output error".
       if isinstance(error, OSError) or "() failed: " in str(error):
         raise UserError(

@@ -9,6 +9,7 @@ import pytest
 from pst_jax.errors import UserError
 from train.data import bad_images as damage
 from train.data import eval_batches, train_batches
+from train.data.sources import TfdsRecords
 from train.tasks.classification.data import open_dataset
 
 
@@ -43,6 +44,30 @@ def damaged(numbered):
   dataset, config = numbered(12, on_bad_image="skip")
   spoil(dataset, 3, 4, 11)
   return whole, dataset, config
+
+
+@pytest.mark.parametrize(
+  ("said", "reason"),
+  [
+    (
+      'Permanent error, with a last message of {"error": {"code": 401, "message": "gone"}}; reading'
+      " gs://bucket/a",
+      r"access was refused \(401\): sign in .*mend that",
+    ),
+    ("Retry policy exhausted in Read(): 503", "the store answers: Retry policy exhausted"),
+  ],
+)
+def test_a_store_that_refuses_is_no_damaged_image(numbered, said, reason):
+  """Which another one would stand in for, so that the run were not the same."""
+
+  class Refused(list):
+    def __getitem__(self, index):
+      raise RuntimeError(said)
+
+  _, config = numbered(3, on_bad_image="skip")
+  records = damage.GoodRecords(TfdsRecords(Refused(range(3)), "train", dict), config)
+  with pytest.raises(UserError, match=reason):
+    records[0]
 
 
 def test_the_next_good_image_takes_the_place_of_a_damaged_one(damaged):
