@@ -141,7 +141,7 @@ def os_error(error: Exception) -> OSError:
 
 
 def reason_of_reader(text: str) -> str | None:
-  """Why a store did not serve array_record's own reader, by its words; None: they are of no store."""
+  """Why a store did not serve array_record's own reader; None: its words are of no store."""
   if not any(mark in text for mark in ("Permanent error", "Retry policy exhausted")):
     return None
   refused = re.search(r'"code": ?(40[13])\b', text)

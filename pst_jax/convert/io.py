@@ -16,7 +16,7 @@ from pst_jax.convert import hub_config
 from pst_jax.convert.formats.pickle_globals import printable
 from pst_jax.convert.formats.safetensors_file import read_safetensors, write_safetensors
 from pst_jax.convert.formats.torch_file import read_torch_file, to_float32, write_torch_file
-from pst_jax.convert.metadata import Metadata, Record
+from pst_jax.convert.metadata import Metadata, Record, check_task
 from pst_jax.convert.recognition import recognize
 from pst_jax.convert.state_dict import COUNTER, from_torch, last_bias, to_torch
 from pst_jax.errors import UserError
@@ -230,14 +230,11 @@ def describe(file: WeightFile, source: str, model: str | None = None) -> Metadat
         f"its metadata says {says} classes, but its last layer {printable(bias)} has shape "
         f"{shapes[bias]}: get the file again"
       )
-    _check_task(metadata)
+    check_task(metadata)
     return metadata
   name, options = recognize(shapes, model)
-  counters = [
-    a
-    for n, a in file.state_dict.items()
-    if n.endswith(COUNTER) and not a.shape and 0 <= a.astype(np.float64) < 2**63
-  ]
+  counters = [a for n, a in file.state_dict.items() if n.endswith(COUNTER) and not a.shape]
+  counters = [int(a) for a in counters if 0 <= a.astype(np.float64) < 2**63]
   names = file.facts.get("class_names") or ()
   return Metadata(
     name,
@@ -245,7 +242,7 @@ def describe(file: WeightFile, source: str, model: str | None = None) -> Metadat
     source,
     weights="ema" if file.facts.get("weights") == "ema" else "params",
     class_names=tuple(names) if names and len(names) == options["num_classes"] else None,
-    num_batches_tracked=max(map(int, counters), default=0),
+    num_batches_tracked=max(counters, default=0),
     task=task_of(name),
   )
 
@@ -285,15 +282,6 @@ def check_destination(dest: str | os.PathLike, *, force: bool = False) -> None:
   check_free(place(dest, "the destination"), force=force)
 
 
-def _check_task(metadata: Metadata) -> None:
-  known, task = task_of(metadata.model), metadata.task
-  if task in ("classification", "detection") and task != known:
-    raise UserError(
-      f"its metadata say task {task}, but {metadata.model} is a network for {known}: give the "
-      "right task, or get the file again"
-    )
-
-
 def write(dest: str | os.PathLike, weights: Weights, *, force: bool = False) -> None:
   """Writes a .safetensors, .pt or .pth, or without an ending a folder; whole or not at all.
 
@@ -306,7 +294,7 @@ def write(dest: str | os.PathLike, weights: Weights, *, force: bool = False) -> 
     UserError: another ending, a place that is taken and not `force`, or a failure to write.
   """
   check_destination(dest, force=force)
-  _check_task(weights.metadata)
+  check_task(weights.metadata)
   block = weights.metadata.to_block()
   Metadata.from_block(block)  # what could not be read again is not written
   file = place(dest, "the destination")

@@ -141,6 +141,18 @@ class Metadata:
     return cls.from_block({SCHEMA_KEY: SCHEMA} | block)
 
 
+def check_task(metadata: Metadata) -> None:
+  """Raises UserError for one of the library's tasks that is not that of the network."""
+  from pst_jax.models import task_of  # late, so that the commands' --help answers at once
+
+  known, task = task_of(metadata.model), metadata.task
+  if task in _PREPROCESSING and task != known:
+    raise UserError(
+      f"its metadata say task {task}, but {metadata.model} is a network for {known}: give the "
+      "right task, or get the file again"
+    )
+
+
 def described(metadata: Metadata) -> str:
   """What weights are, in one line."""
   options = metadata.options
